@@ -1,0 +1,1 @@
+//! Names, positions, timelines and terms.

@@ -1,0 +1,1 @@
+//! Sessions with PostgreSQL under one real deadline.
