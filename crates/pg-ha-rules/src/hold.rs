@@ -1,0 +1,94 @@
+//! The hold: how long a bidder has watched a voter without seeing a sign of life of another holder there.
+//!
+//! Everything is measured by the bidder's own clock, on each voter by itself. A voter that restarted, a session that
+//! broke, a term that changed: the watch begins again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::evidence::{Answer, Moment};
+use crate::heartbeat::{Heartbeat, State};
+use crate::names::{NodeName, Term};
+
+/// The last heartbeat of one node on one voter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    /// When it was sent, at the latest.
+    pub at: Moment,
+    /// What it said.
+    pub said: Heartbeat,
+    /// Was it still there at the last look?
+    pub present: bool,
+}
+
+/// What a watcher remembers of one voter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watched {
+    /// Since when it has been watched without a gap, under the term it stores now.
+    pub since: Moment,
+    /// The last look.
+    pub last: Moment,
+    /// The voter's postmaster, by its start.
+    pub started: String,
+    /// The term it stored at the last look.
+    pub term: Option<Term>,
+    /// What each other node said there last.
+    pub heard: BTreeMap<NodeName, Heard>,
+}
+
+/// A look at a voter, added to what is remembered of it.
+///
+/// `at` is when the answer came in; `longest_gap` is how far two looks may lie apart before the watch begins again.
+#[must_use]
+pub fn look(before: Option<&Watched>, answer: &Answer, me: &NodeName, at: Moment, longest_gap: Duration) -> Watched {
+    let unbroken = before.filter(|b| b.started == answer.started && at.since(b.last) <= longest_gap);
+    let since = match unbroken {
+        // A new term of another node is a sign of life of its holder, as good as a heartbeat.
+        Some(b) if b.term == answer.term || answer.term.as_ref().is_some_and(|t| t.holder == *me) => b.since,
+        _ => at,
+    };
+    let mut heard = before.map(|b| b.heard.clone()).unwrap_or_default();
+    for last in heard.values_mut() {
+        if last.present && last.said.state.claims() {
+            // If it is gone at this look, its last renewal may have come at any time up to now.
+            last.at = at;
+        }
+        last.present = false;
+    }
+    for (said, age) in answer.heartbeats.iter().filter(|(said, _)| said.node != *me) {
+        let now = Heard { at: at.minus(*age), said: said.clone(), present: true };
+        // Two sessions of one node may overlap while it reconnects: the younger heartbeat speaks for it.
+        if heard.get(&said.node).is_none_or(|other| !other.present || other.at <= now.at) {
+            heard.insert(said.node.clone(), now);
+        }
+    }
+    Watched { since, last: at, started: answer.started.clone(), term: answer.term.clone(), heard }
+}
+
+/// Until when a bid on this voter must wait for other holders; `None`: it need not wait.
+#[must_use]
+pub fn wait(watched: &Watched, me: &NodeName, now: Moment, hold: Duration) -> Option<(Moment, String)> {
+    let of_claims =
+        watched.heard.values().filter(|last| last.said.node != *me && last.said.state.claims()).map(|last| {
+            (
+                last.at,
+                format!("{} said {} {:.2} s ago", last.said.node, last.said.state, now.since(last.at).as_secs_f64()),
+            )
+        });
+    let of_term = watched.term.as_ref().filter(|term| term.holder != *me && !is_down(watched, term)).map(|term| {
+        let watched_for = now.since(watched.since).as_secs_f64();
+        (watched.since, format!("term {term} is held by {}, watched for {watched_for:.2} s", term.holder))
+    });
+    of_claims
+        .chain(of_term)
+        .map(|(from, why)| (from.plus(hold), why))
+        .filter(|(until, _)| *until > now)
+        .max_by_key(|(until, _)| *until)
+}
+
+/// Has the holder of `term` said there that it is down, under that very number?
+fn is_down(watched: &Watched, term: &Term) -> bool {
+    watched.heard.get(&term.holder).is_some_and(|last| last.said.state == State::Down && last.said.term == term.number)
+}
