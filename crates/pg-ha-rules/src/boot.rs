@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::evidence::{Evidence, Memory, Moment};
+use crate::evidence::{Evidence, Moment};
 use crate::exit::Refusal;
 use crate::fence::{Fence, Reason};
 use crate::hold;
+use crate::memory::Memory;
 use crate::names::{NodeName, Term};
 use crate::term::{self, Truth};
 

@@ -95,8 +95,18 @@ pub struct Answer {
     pub streams_from: Option<String>,
     /// When its postmaster started, as text: another one means that it lost its memory of heartbeats.
     pub started: String,
-    /// The heartbeats of all nodes there, each with its age by the voter's own clock.
-    pub heartbeats: Vec<(Heartbeat, Duration)>,
+    /// The heartbeats of all nodes there.
+    pub heartbeats: Vec<Beat>,
+}
+
+/// One heartbeat as a voter shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beat {
+    /// What it says.
+    pub said: Heartbeat,
+    /// Which renewal it is: another text means that it was renewed. Nothing is computed from it, so no clock but the
+    /// watcher's own counts.
+    pub renewal: String,
 }
 
 impl fmt::Display for Answer {
@@ -105,9 +115,7 @@ impl fmt::Display for Answer {
         write!(f, "{role}")?;
         self.position.map_or(Ok(()), |at| write!(f, " at {at}"))?;
         self.term.as_ref().map_or(write!(f, ", no term"), |term| write!(f, ", term {term}"))?;
-        self.heartbeats
-            .iter()
-            .try_for_each(|(said, age)| write!(f, ", {} {} {:.2} s ago", said.node, said.state, age.as_secs_f64()))
+        self.heartbeats.iter().try_for_each(|beat| write!(f, ", {} says {}", beat.said.node, beat.said.state))
     }
 }
 
@@ -131,19 +139,6 @@ impl Evidence {
     pub fn answer(&self, name: &NodeName) -> Option<&Answer> {
         self.voters.get(name).and_then(Sight::answer)
     }
-}
-
-/// What pg-watch remembers; without it no hook may take "nothing seen" for "nothing there".
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Memory {
-    /// Of each voter.
-    pub voters: BTreeMap<NodeName, crate::hold::Watched>,
-    /// The holder's last known position, and the term it held then.
-    pub holder: Option<(u32, Position)>,
-    /// The newest term under which this node has streamed from the holder and was within `max_lag` of it.
-    pub caught_up: Option<u32>,
-    /// The host this node streamed from when it had.
-    pub upstream: Option<String>,
 }
 
 /// How far apart two positions on one history are; `None` when they lie on different timelines.

@@ -85,7 +85,7 @@ refusals! {
     BetterCandidate = 17, "nothing: that candidate promotes itself; if it cannot, stop its pg-watch";
     /// The last position of the old primary is not known here, so neither is the loss.
     LossUnknown = 18, "bring the old primary back, or compare the nodes' LSNs by hand";
-    /// More than max_lag would be lost, or is still to be replayed.
+    /// More than `max_lag` would be lost, or is still to be replayed.
     TooFarBehind = 19, "wait for replay; bring the old primary back; or accept the loss by raising failover.max_lag";
     /// The own history is not the old primary's.
     Diverged = 20, "run pg-follow: this node needs a rewind or a new clone";

@@ -16,11 +16,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::evidence::{Evidence, Memory, Moment, Role, lag};
+use crate::evidence::{Evidence, Moment, Role, lag};
 use crate::exit::Refusal;
 use crate::fence::{Fence, Reason};
 use crate::heartbeat::{Heartbeat, State};
 use crate::hold;
+use crate::memory::Memory;
 use crate::names::{NodeName, Position, Term};
 use crate::term::{self, Truth};
 
@@ -174,14 +175,14 @@ fn quiet(s: &Situation) -> Result<String, No> {
 /// Row 4. A candidate counts while its heartbeat is fresh and says that it may be promoted.
 fn best(s: &Situation) -> Result<String, No> {
     let own = own_position(s)?;
-    let better = s
-        .evidence
-        .answers()
-        .flat_map(|(_, answer)| &answer.heartbeats)
-        .filter(|(said, age)| said.node != *s.me && said.state == State::Standby && *age <= s.fresh)
-        .find(|(said, _)| outranks(s, said, own));
+    let heard = s.memory.voters.values().flat_map(|watched| watched.heard.values());
+    let better = heard
+        .filter(|last| !last.renewals.is_empty() && s.now.since(last.at) <= s.fresh)
+        .map(|last| &last.said)
+        .filter(|said| said.node != *s.me && said.state == State::Standby)
+        .find(|said| outranks(s, said, own));
     match better {
-        Some((said, _)) => Err(Verdict::Wait {
+        Some(said) => Err(Verdict::Wait {
             until: s.now.plus(s.fresh),
             reason: Refusal::BetterCandidate,
             seen: format!("{} is a candidate at {}, this node is at {own}", said.node, shown(said.position)),

@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::evidence::{Answer, Moment};
+use crate::evidence::{Answer, Beat, Moment};
 use crate::heartbeat::{Heartbeat, State};
 use crate::names::{NodeName, Term};
 
-/// The last heartbeat of one node on one voter.
+/// What one node said last on one voter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heard {
-    /// When it was sent, at the latest.
+    /// When it was renewed, at the latest.
     pub at: Moment,
     /// What it said.
     pub said: Heartbeat,
-    /// Was it still there at the last look?
-    pub present: bool,
+    /// Its renewals that the voter showed at the last look (two while a node reconnects); none: it is gone.
+    pub renewals: Vec<String>,
 }
 
 /// What a watcher remembers of one voter.
@@ -51,20 +51,29 @@ pub fn look(before: Option<&Watched>, answer: &Answer, me: &NodeName, at: Moment
     };
     let mut heard = before.map(|b| b.heard.clone()).unwrap_or_default();
     for last in heard.values_mut() {
-        if last.present && last.said.state.claims() {
-            // If it is gone at this look, its last renewal may have come at any time up to now.
+        let now: Vec<_> = beats_of(answer, &last.said.node).map(|beat| beat.renewal.clone()).collect();
+        if now != last.renewals && last.said.state.claims() {
+            // Renewed, or gone: its last renewal may have come at any time up to now.
             last.at = at;
         }
-        last.present = false;
+        last.renewals = now;
     }
-    for (said, age) in answer.heartbeats.iter().filter(|(said, _)| said.node != *me) {
-        let now = Heard { at: at.minus(*age), said: said.clone(), present: true };
-        // Two sessions of one node may overlap while it reconnects: the younger heartbeat speaks for it.
-        if heard.get(&said.node).is_none_or(|other| !other.present || other.at <= now.at) {
-            heard.insert(said.node.clone(), now);
+    let mut beats: Vec<_> = answer.heartbeats.iter().filter(|beat| beat.said.node != *me).collect();
+    // Of two new ones of a node, the one that claims to be primary is believed.
+    beats.sort_by_key(|beat| beat.said.state.claims());
+    for beat in beats {
+        let known = before.and_then(|b| b.heard.get(&beat.said.node));
+        if known.is_none_or(|known| !known.renewals.contains(&beat.renewal)) {
+            let renewals = beats_of(answer, &beat.said.node).map(|beat| beat.renewal.clone()).collect();
+            heard.insert(beat.said.node.clone(), Heard { at, said: beat.said.clone(), renewals });
         }
     }
     Watched { since, last: at, started: answer.started.clone(), term: answer.term.clone(), heard }
+}
+
+fn beats_of<'a>(answer: &'a Answer, node: &NodeName) -> impl Iterator<Item = &'a Beat> {
+    let node = node.clone();
+    answer.heartbeats.iter().filter(move |beat| beat.said.node == node)
 }
 
 /// Until when a bid on this voter must wait for other holders; `None`: it need not wait.

@@ -9,6 +9,7 @@ pub mod fence;
 pub mod gate;
 pub mod heartbeat;
 pub mod hold;
+pub mod memory;
 pub mod names;
 pub mod standing;
 pub mod term;
