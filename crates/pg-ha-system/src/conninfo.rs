@@ -87,6 +87,16 @@ pub enum ConnInfoError {
     },
 }
 
+impl ConnInfoError {
+    /// An unknown keyword after a password is told without its name.
+    fn hidden_if(self, after_password: bool) -> Self {
+        match self {
+            Self::UnknownKeyword { position, .. } if after_password => Self::AfterPassword { position },
+            other => other,
+        }
+    }
+}
+
 impl ConnInfo {
     /// An empty connection string: all defaults.
     #[must_use]

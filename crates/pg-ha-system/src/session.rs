@@ -36,7 +36,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::clock::{Deadline, now_boottime};
 use crate::conninfo::ConnInfo;
 pub use error::SessionError;
-use worker::{Progress, Request};
+use worker::{Ended, Progress, Request};
 
 /// The longest sleep between two looks at the clock: what wakes us runs on `CLOCK_MONOTONIC`, which stands still
 /// while the machine sleeps.
@@ -48,6 +48,7 @@ const LOOK_AT_CLOCK: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Session {
     requests: UnboundedSender<Request>,
+    ended: Ended,
     server: String,
     lost: Option<String>,
 }
@@ -88,9 +89,11 @@ impl Session {
         let asked = Asked::now(deadline)?;
         let progress = Arc::new(Progress::default());
         let (opened, answer) = std::sync::mpsc::sync_channel(1);
-        let requests = worker::spawn(conninfo.clone(), deadline, Arc::clone(&progress), opened)?;
+        let thread = worker::spawn(conninfo.clone(), deadline, Arc::clone(&progress), opened)?;
         match asked.wait(&answer) {
-            Answer::InTime(Ok(server)) => Ok(Self { requests, server, lost: None }),
+            Answer::InTime(Ok(server)) => {
+                Ok(Self { requests: thread.requests, ended: thread.ended, server, lost: None })
+            }
             Answer::InTime(Err(error)) => Err(error),
             Answer::Late => Err(progress.at_deadline(asked.given)),
             Answer::Never => {
@@ -112,13 +115,10 @@ impl Session {
         let (reply, answer) = std::sync::mpsc::sync_channel(1);
         let request = Request { sql: sql.to_owned(), deadline, reply };
         if self.requests.send(request).is_err() {
-            return Err(self.lose("it was closed"));
+            return Err(self.closed());
         }
         match asked.wait(&answer) {
-            Answer::InTime(Err(error @ SessionError::Lost { .. })) => {
-                self.lost = Some(error.to_string());
-                Err(error)
-            }
+            Answer::InTime(Err(SessionError::Lost { message, .. })) => Err(self.lose(&message)),
             Answer::InTime(Err(error @ SessionError::Silent { .. })) => {
                 self.lose("it gave no answer by an earlier deadline");
                 Err(error)
@@ -128,7 +128,7 @@ impl Session {
                 self.lose("it gave no answer by an earlier deadline");
                 Err(SessionError::Silent { server: self.server.clone(), after: asked.given })
             }
-            Answer::Never => Err(self.lose("it was closed")),
+            Answer::Never => Err(self.closed()),
         }
     }
 
@@ -145,10 +145,15 @@ impl Session {
         &self.server
     }
 
-    /// Whether it can no longer be used. A connection may break without anyone noticing until the next use.
+    /// Whether it can no longer be used. A server that closes it is noticed at once, one that falls silent is not.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.lost.is_some() || self.requests.is_closed()
+    }
+
+    fn closed(&mut self) -> SessionError {
+        let ended = Arc::clone(&self.ended);
+        self.lose(ended.get().map_or("it was closed", String::as_str))
     }
 
     fn lose(&mut self, reason: &str) -> SessionError {

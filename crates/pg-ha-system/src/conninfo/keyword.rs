@@ -58,3 +58,7 @@ pub(super) const KEYWORDS: &[Keyword] = &[
     from("gsslib", "PGGSSLIB"),
     from("gssdelegation", "PGGSSDELEGATION"),
 ];
+
+pub(super) fn is_secret(name: &str) -> bool {
+    KEYWORDS.iter().any(|keyword| keyword.secret && keyword.name == name)
+}

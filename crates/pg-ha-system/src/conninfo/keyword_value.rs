@@ -1,6 +1,7 @@
 //! `keyword = value` form, after `conninfo_parse` in libpq's fe-connect.c.
 
-use super::{ConnInfo, ConnInfoError, KEYWORDS};
+use super::keyword::is_secret;
+use super::{ConnInfo, ConnInfoError};
 
 /// C's `isspace` in the C locale.
 fn is_space(c: char) -> bool {
@@ -49,16 +50,9 @@ pub(super) fn parse(text: &str) -> Result<ConnInfo, ConnInfoError> {
             });
         };
         let value = value(&mut reader)?;
-        conninfo.store(&name, position, value).map_err(|error| match error {
-            ConnInfoError::UnknownKeyword { .. } if after_password => ConnInfoError::AfterPassword { position },
-            other => other,
-        })?;
+        conninfo.store(&name, position, value).map_err(|error| error.hidden_if(after_password))?;
         after_password = is_secret(&name);
     }
-}
-
-fn is_secret(name: &str) -> bool {
-    KEYWORDS.iter().any(|keyword| keyword.secret && keyword.name == name)
 }
 
 /// The word before `=`, with the `=` taken; `None` when there is none.

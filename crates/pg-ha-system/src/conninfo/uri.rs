@@ -2,6 +2,7 @@
 //!
 //! Every delimiter is an ASCII character, so cutting at their byte positions never splits a character.
 
+use super::keyword::is_secret;
 use super::{ConnInfo, ConnInfoError};
 
 /// Where the part after `postgresql://` starts, if this is a URI.
@@ -131,6 +132,7 @@ fn host<'a>(uri: &mut Uri<'a>) -> Result<&'a str, ConnInfoError> {
 }
 
 fn parameters(uri: &mut Uri<'_>, conninfo: &mut ConnInfo) -> Result<(), ConnInfoError> {
+    let mut after_password = false;
     while uri.peek().is_some() {
         let position = uri.position;
         let parameter = uri.until(&['&']);
@@ -146,8 +148,9 @@ fn parameters(uri: &mut Uri<'_>, conninfo: &mut ConnInfo) -> Result<(), ConnInfo
         if keyword == "ssl" && value == "true" {
             conninfo.store("sslmode", position, "require".to_owned())?;
         } else {
-            conninfo.store(&keyword, position, value)?;
+            conninfo.store(&keyword, position, value).map_err(|error| error.hidden_if(after_password))?;
         }
+        after_password = is_secret(&keyword);
     }
     Ok(())
 }

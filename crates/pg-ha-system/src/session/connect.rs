@@ -4,7 +4,6 @@ use std::error::Error as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
-use std::os::linux::net::SocketAddrExt;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -26,7 +25,7 @@ use crate::conninfo::{Endpoint, Place};
 const OUR_REFUSAL: &str = "08001";
 
 /// What drives the protocol; ends when the connection does.
-type Driver = JoinHandle<Result<(), tokio_postgres::Error>>;
+pub(super) type Driver = JoinHandle<Result<(), tokio_postgres::Error>>;
 
 pub(super) type Connected = (Client, Driver, String);
 
@@ -138,14 +137,27 @@ async fn open(
                 first_error = Some(failure.error);
             }
             Err(failure) => {
-                // That the server has no TLS says less than why it refused a session without.
                 let error = match first_error {
+                    // That the server has no TLS says less than why it refused a session without.
                     Some(first) if failure.no_tls => first,
-                    _ => failure.error,
+                    Some(first) => both(first, failure.error),
+                    None => failure.error,
                 };
                 return Err(with_hint(error, passfile_ignored.as_deref()));
             }
         }
+    }
+}
+
+/// What was said with TLS and without it, where both were refused.
+fn both(first: SessionError, second: SessionError) -> SessionError {
+    match (first, second) {
+        (SessionError::Alive { message: first, .. }, SessionError::Alive { server, sqlstate, message })
+            if first != message =>
+        {
+            SessionError::Alive { server, sqlstate, message: format!("{first}; on the second try: {message}") }
+        }
+        (first, second) => second.or_more_alive(first),
     }
 }
 
@@ -183,14 +195,14 @@ async fn start(
 ) -> Result<(Client, Driver), Failure> {
     match target {
         Target::Tcp(address) => {
-            let stream = TcpStream::connect(address).await.map_err(|error| connect_error(server, &error))?;
-            set_options(&stream, &plan.tcp).map_err(|error| connect_error(server, &error))?;
+            let stream = TcpStream::connect(address).await.map_err(|error| connect_error(endpoint, &error))?;
+            set_options(&stream, &plan.tcp).map_err(|error| connect_error(endpoint, &error))?;
             speak(&plan.tls, endpoint, stream, attempt, config, server).await
         }
         Target::Socket(endpoint) => {
-            let stream = connect_socket(endpoint).await.map_err(|error| connect_error(server, &error))?;
+            let stream = connect_socket(endpoint).await.map_err(|error| connect_error(endpoint, &error))?;
             if let Some(user) = &plan.requirepeer {
-                check_peer(&stream, user, server)?;
+                check_peer(&stream, user, endpoint)?;
             }
             speak(&plan.tls, endpoint, stream, attempt, config, server).await
         }
@@ -200,19 +212,15 @@ async fn start(
 async fn connect_socket(endpoint: &Endpoint) -> io::Result<UnixStream> {
     let file = format!(".s.PGSQL.{}", endpoint.port);
     match &endpoint.place {
-        Place::AbstractSocket(name) => {
-            let address = std::os::unix::net::SocketAddr::from_abstract_name(format!("{name}/{file}"))?;
-            let stream = std::os::unix::net::UnixStream::connect_addr(&address)?;
-            stream.set_nonblocking(true)?;
-            UnixStream::from_std(stream)
-        }
+        // What libpq writes as `@` is a zero byte to the kernel.
+        Place::AbstractSocket(name) => UnixStream::connect(format!("\0{name}/{file}")).await,
         Place::Socket(directory) => UnixStream::connect(directory.join(file)).await,
         Place::Name(_) | Place::Address(_) => Err(io::ErrorKind::InvalidInput.into()),
     }
 }
 
-fn check_peer(stream: &UnixStream, user: &str, server: &str) -> Result<(), SessionError> {
-    let peer = stream.peer_cred().map_err(|error| connect_error(server, &error))?;
+fn check_peer(stream: &UnixStream, user: &str, endpoint: &Endpoint) -> Result<(), SessionError> {
+    let peer = stream.peer_cred().map_err(|error| connect_error(endpoint, &error))?;
     let name = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(peer.uid()))
         .ok()
         .flatten()
@@ -220,7 +228,7 @@ fn check_peer(stream: &UnixStream, user: &str, server: &str) -> Result<(), Sessi
     if name == user {
         return Ok(());
     }
-    Err(our_refusal(server, format!("requirepeer is {user}, but the server runs as {name}")))
+    Err(our_refusal(&endpoint.to_string(), format!("requirepeer is {user}, but the server runs as {name}")))
 }
 
 fn set_options(stream: &TcpStream, tcp: &Tcp) -> io::Result<()> {
@@ -297,18 +305,23 @@ fn our_refusal(server: &str, message: String) -> SessionError {
     SessionError::Alive { server: server.to_owned(), sqlstate: OUR_REFUSAL.to_owned(), message }
 }
 
-/// What it means that `connect(2)` failed.
-fn connect_error(server: &str, error: &io::Error) -> SessionError {
-    let server = server.to_owned();
+/// What it means that `socket(2)` or `connect(2)` failed.
+fn connect_error(endpoint: &Endpoint, error: &io::Error) -> SessionError {
+    let server = endpoint.to_string();
     let message = error.to_string();
     match Errno::from_io_error(error) {
         Some(Errno::CONNREFUSED | Errno::NOENT | Errno::NOTDIR | Errno::NOTSOCK) => {
             SessionError::Refused { server, message }
         }
+        Some(Errno::TIMEDOUT) => SessionError::Silent { server, after: Duration::ZERO },
         // The queue of a socket is full when the server no longer accepts.
-        Some(Errno::TIMEDOUT | Errno::AGAIN) => SessionError::Silent { server, after: Duration::ZERO },
+        Some(Errno::AGAIN) if endpoint.is_socket() => SessionError::Silent { server, after: Duration::ZERO },
         Some(Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED) => SessionError::Lost { server, message },
-        Some(Errno::ACCESS) => SessionError::Config { message: format!("{server}: {message}") },
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => SessionError::NotAsked { message },
+        // The directory is not ours to enter, or the socket not ours to use.
+        Some(Errno::ACCESS | Errno::PERM) if endpoint.is_socket() => {
+            SessionError::Config { message: format!("{server}: {message}") }
+        }
         _ => SessionError::Unreachable { server, message },
     }
 }
@@ -319,8 +332,7 @@ fn startup_error(server: &str, error: &tokio_postgres::Error) -> Failure {
         let code = said.code();
         return Failure {
             error: refused_by_server(server, code, said.message()),
-            other_tls_may_help: *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION
-                || *code == SqlState::INVALID_PASSWORD,
+            other_tls_may_help: *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
             no_tls: false,
         };
     }
@@ -332,7 +344,8 @@ fn startup_error(server: &str, error: &tokio_postgres::Error) -> Failure {
         return SessionError::Lost { server: server.to_owned(), message }.into();
     }
     let said = source.map(ToString::to_string).unwrap_or_default();
-    let about_tls = error.to_string().contains("TLS");
+    let about_tls = error.to_string().contains("TLS")
+        || source.and_then(|source| source.downcast_ref::<io::Error>()).is_some_and(super::tls::is_alert);
     if said == "password missing" {
         return Failure {
             error: SessionError::Alive {

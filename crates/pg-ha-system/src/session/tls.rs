@@ -148,6 +148,14 @@ pub(super) fn broken_connection(source: Option<&(dyn Error + 'static)>) -> bool 
     false
 }
 
+/// Whether an I/O error is TLS saying no: since TLS 1.3 a server objects to our certificate after the handshake.
+pub(super) fn is_alert(error: &std::io::Error) -> bool {
+    error
+        .get_ref()
+        .and_then(|error| error.downcast_ref::<openssl::ssl::Error>())
+        .is_some_and(|error| error.ssl_error().is_some())
+}
+
 fn ssl_mode(conninfo: &ConnInfo, system_roots: bool) -> Result<SslMode, SessionError> {
     let mode = match conninfo.given("sslmode") {
         // Certificates from just anyone's CA are worth nothing without the name.

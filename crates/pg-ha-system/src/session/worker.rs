@@ -1,16 +1,19 @@
 //! The thread behind a session.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_postgres::error::Severity;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use super::connect::{self, Driver};
 use super::plan::Plan;
-use super::{Row, SessionError, connect};
+use super::{Row, SessionError};
 use crate::clock::Deadline;
 use crate::conninfo::ConnInfo;
 
@@ -92,24 +95,36 @@ impl Progress {
     }
 }
 
-/// Starts the thread. It opens the session, says so to `opened`, and then serves requests until nobody can send any.
+/// Why a session ended that nobody had asked to end.
+pub(super) type Ended = Arc<OnceLock<String>>;
+
+/// The caller's ends of what goes between a session and its thread.
+pub(super) struct Thread {
+    pub(super) requests: UnboundedSender<Request>,
+    pub(super) ended: Ended,
+}
+
+/// Starts the thread. It opens the session, says so to `opened`, and then serves requests until nobody can send any,
+/// or the connection ends.
 pub(super) fn spawn(
     conninfo: ConnInfo,
     deadline: Deadline,
     progress: Arc<Progress>,
     opened: SyncSender<Result<String, SessionError>>,
-) -> Result<UnboundedSender<Request>, SessionError> {
+) -> Result<Thread, SessionError> {
     let (sender, requests) = unbounded_channel();
+    let ended = Ended::default();
+    let thread = Thread { requests: sender, ended: Arc::clone(&ended) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(not_asked)?;
     std::thread::Builder::new()
         .name("pg-session".to_owned())
         .spawn(move || {
-            runtime.block_on(run(&conninfo, deadline, &progress, opened, requests));
+            runtime.block_on(run(&conninfo, deadline, &progress, &opened, requests, &ended));
             // A resolver that hangs must not hold the rest up.
             runtime.shutdown_background();
         })
         .map_err(not_asked)?;
-    Ok(sender)
+    Ok(thread)
 }
 
 #[allow(clippy::needless_pass_by_value)] // The shape map_err wants.
@@ -121,14 +136,15 @@ async fn run(
     conninfo: &ConnInfo,
     deadline: Deadline,
     progress: &Progress,
-    opened: SyncSender<Result<String, SessionError>>,
+    opened: &SyncSender<Result<String, SessionError>>,
     mut requests: UnboundedReceiver<Request>,
+    ended: &Ended,
 ) {
     let connected = match Plan::new(conninfo) {
         Ok(plan) => connect::connect(&plan, deadline, progress).await,
         Err(error) => Err(error),
     };
-    let (client, connection, server) = match connected {
+    let (client, mut driver, server) = match connected {
         Ok(connected) => connected,
         Err(error) => {
             // Nobody waits any more if the deadline has passed.
@@ -136,26 +152,64 @@ async fn run(
             return;
         }
     };
-    let goodbye = connection.abort_handle();
-    if opened.send(Ok(server.clone())).is_ok() && serve(&client, &server, &mut requests).await {
-        drop(client);
-        let _ = tokio::time::timeout(GOODBYE, connection).await;
+    if opened.send(Ok(server.clone())).is_err() {
+        return;
     }
-    goodbye.abort();
+    match serve(&client, &server, &mut requests, &mut driver).await {
+        End::Asked => {
+            drop(client);
+            let _ = tokio::time::timeout(GOODBYE, driver).await;
+        }
+        End::Lost => {}
+        End::Broken(reason) => {
+            let _ = ended.set(reason);
+        }
+    }
 }
 
-/// Answers requests until the last is answered, which is true, or the session is lost.
-async fn serve(client: &Client, server: &str, requests: &mut UnboundedReceiver<Request>) -> bool {
-    while let Some(request) = requests.recv().await {
+/// How a session ends.
+enum End {
+    /// By being dropped.
+    Asked,
+    /// Whoever asked has been told, or waits no more.
+    Lost,
+    /// By the other side, between two requests.
+    Broken(String),
+}
+
+async fn serve(client: &Client, server: &str, requests: &mut UnboundedReceiver<Request>, driver: &mut Driver) -> End {
+    loop {
+        let request = match request_or_end(requests, driver).await {
+            Ok(Some(request)) => request,
+            Ok(None) => return End::Asked,
+            Err(reason) => return End::Broken(reason),
+        };
         let given = request.deadline.remaining();
         let result = by(given, server, query(client, server, &request.sql)).await;
         let lost = matches!(result, Err(SessionError::Lost { .. } | SessionError::Silent { .. }));
         let unheard = request.reply.send(result).is_err();
         if lost || unheard {
-            return false;
+            return End::Lost;
         }
     }
-    true
+}
+
+/// The next request, `None` when there will be none, or why the connection is no more.
+async fn request_or_end(
+    requests: &mut UnboundedReceiver<Request>,
+    driver: &mut Driver,
+) -> Result<Option<Request>, String> {
+    poll_fn(|context| {
+        // First, so that a request that comes after the end is answered with the reason of the end.
+        if let Poll::Ready(end) = Pin::new(&mut *driver).poll(context) {
+            return Poll::Ready(Err(match end {
+                Ok(Err(error)) => connect::in_words(&error),
+                Ok(Ok(())) | Err(_) => "the server closed it".to_owned(),
+            }));
+        }
+        requests.poll_recv(context).map(Ok)
+    })
+    .await
 }
 
 /// The result, or `Silent`.
