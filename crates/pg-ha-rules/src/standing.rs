@@ -37,6 +37,8 @@ pub struct Promoting {
     pub term: u32,
     /// When.
     pub begun: Moment,
+    /// The program that promotes: the marker ends with it. None where it must outlive the program, at a start.
+    pub pid: Option<u32>,
 }
 
 /// The server of this node, as its processes show it.
@@ -139,6 +141,11 @@ pub fn turn(v: &View) -> Turn {
     let mine = holding.as_ref().filter(|h| v.fence.is_none_or(|fence| !fence.covers(&h.term)));
     let promoting =
         |h: &Holding| v.promoting.is_some_and(|p| p.term == h.term.number && v.now.since(p.begun) <= v.promotion_limit);
+    let alone = |h: &Holding| v.now.since(h.acked);
+    let isolated = |h: &Holding| {
+        let seconds = alone(h).as_secs_f64();
+        stop(Reason::Isolated, format!("no majority acknowledged a heartbeat for {seconds:.2} s"))
+    };
 
     match (v.server, mine) {
         (Server::Gone, Some(h)) if promoting(h) => {
@@ -152,6 +159,7 @@ pub fn turn(v: &View) -> Turn {
             (_, fence) => say(State::Unfit, 0, fence.map_or_else(|| "no server runs".to_owned(), ToString::to_string)),
         },
         (Server::Orphans, _) => stop(Reason::Down, "the postmaster is gone, processes of it are left".to_owned()),
+        (Server::Running { role: Role::Standby, .. }, Some(h)) if promoting(h) && alone(h) > v.limit => isolated(h),
         (Server::Running { role: Role::Standby, .. }, Some(h)) if promoting(h) => {
             say(State::Promoting, term::rank(h.term.number), format!("being promoted under term {}", h.term))
         }
@@ -161,10 +169,9 @@ pub fn turn(v: &View) -> Turn {
             (None, false) => say(State::Unfit, 0, "a standby that has not caught up under the present term".to_owned()),
         },
         (Server::Running { role: Role::Primary, answered }, Some(h)) => {
-            let alone = v.now.since(h.acked);
             let mute = answered.map(|at| v.now.since(at));
-            if alone > v.limit {
-                stop(Reason::Isolated, format!("no majority acknowledged a heartbeat for {:.2} s", alone.as_secs_f64()))
+            if alone(h) > v.limit {
+                isolated(h)
             } else if let Some(mute) = mute.filter(|mute| *mute > v.limit) {
                 stop(Reason::Down, format!("the own server has been silent for {:.2} s", mute.as_secs_f64()))
             } else if answered.is_some() {
