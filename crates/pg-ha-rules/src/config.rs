@@ -73,11 +73,12 @@ pub struct Node {
     /// Its name, unique among all voters; by default the machine's short host name.
     pub name: NodeName,
     /// repmgr's `node_id`, from 1.
+    #[serde(deserialize_with = "units::id")]
     pub id: u32,
     /// How every machine reaches its server: libpq's forms, without a password.
     pub conninfo: String,
     /// Preferred among candidates that are equally far; also its VRRP base priority. 1 to 154.
-    #[serde(default = "default_priority")]
+    #[serde(default = "default_priority", deserialize_with = "units::priority")]
     pub priority: u8,
 }
 
@@ -238,8 +239,9 @@ impl Cluster {
     /// Reads the text of a cluster.yaml, and checks it.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let cluster: Self = serde_yaml::from_str(text).map_err(|error| {
-            let place = if error.location().is_some() { "" } else { " at line 1 column 1" };
-            ConfigError::Form(format!("{error}{place}"))
+            // What concerns the file as a whole comes without a place.
+            let shown = error.location().is_some_and(|place| (place.line(), place.column()) != (1, 1));
+            ConfigError::Form(format!("{error}{}", if shown { "" } else { " at line 1 column 1" }))
         })?;
         let problems = checks::problems(&cluster);
         if problems.is_empty() { Ok(cluster) } else { Err(ConfigError::Content(problems)) }
@@ -273,7 +275,7 @@ impl Cluster {
     /// How many of them are a majority: of two, both.
     #[must_use]
     pub fn majority(&self) -> usize {
-        (self.nodes.len() + self.witnesses.len()) / 2 + 1
+        self.voters().count() / 2 + 1
     }
 
     /// The node of this name; `None` for a witness, too.

@@ -11,6 +11,9 @@ use crate::term::MAX_RANK;
 /// VRRP's 255 means "owns the address", which no node does by itself.
 const HIGHEST_PRIORITY: u8 = 254 - MAX_RANK;
 
+/// repmgr stores it as an `integer`.
+const HIGHEST_ID: u32 = i32::MAX.unsigned_abs();
+
 /// A faster heartbeat would be a load, and no clock of the rules is finer.
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(10);
 
@@ -66,7 +69,9 @@ fn names(cluster: &Cluster, voters: &[Place], problems: &mut Problems) {
     let mut numbered = BTreeMap::new();
     for (n, node) in cluster.nodes.iter().enumerate() {
         let at = || format!("nodes[{n}].id");
-        problems.unless(node.id > 0, at(), || "0 is no id; repmgr counts from 1".to_owned());
+        problems.unless((1..=HIGHEST_ID).contains(&node.id), at(), || {
+            format!("{} is not within 1 and {HIGHEST_ID}, repmgr's limits", node.id)
+        });
         if let Some(first) = numbered.insert(node.id, n) {
             problems.unless(false, at(), || format!("{} is already the id of nodes[{first}]; give another", node.id));
         }

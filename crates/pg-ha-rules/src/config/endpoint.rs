@@ -55,7 +55,8 @@ fn keywords(text: &str) -> Pairs {
     let mut rest = text;
     while let Some((key, after)) = rest.split_once('=') {
         let (value, left) = value(after.trim_start());
-        pairs.push((key.trim().to_owned(), value));
+        // Words before the key are an error of libpq's; the key counts all the same.
+        pairs.push((key.split_whitespace().last().unwrap_or_default().to_owned(), value));
         rest = left;
     }
     pairs
@@ -79,9 +80,11 @@ fn value(text: &str) -> (String, &str) {
 /// The pairs of `[user[:password]@][host[:port][,…]][/database][?key=value&…]`, and whether a password stands before
 /// the `@`.
 fn uri_pairs(text: &str) -> (Pairs, bool) {
-    let (before, query) = text.split_once('?').unwrap_or((text, ""));
-    let authority = before.split('/').next().unwrap_or_default();
-    let (login, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+    // As libpq: an @ before the first / ends the login, whatever else stands in it.
+    let login = text.split('/').next().and_then(|start| start.split_once('@')).map_or("", |(login, _)| login);
+    let rest = text.strip_prefix(login).unwrap_or(text).trim_start_matches('@');
+    let (before, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let hosts = before.split('/').next().unwrap_or_default();
     let split = hosts.split(',').map(|host| match host.rsplit_once(':') {
         // The colons inside [::1] are no port's.
         Some((name, port)) if !port.ends_with(']') => (decoded(name), port),
@@ -94,21 +97,15 @@ fn uri_pairs(text: &str) -> (Pairs, bool) {
     (pairs, login.split_once(':').is_some_and(|(_, password)| !password.is_empty()))
 }
 
+/// `text` with its `%20` and the like read; what is no such escape stays as it is.
 fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let hex = after.get(..2).and_then(|hex| u8::from_str_radix(str::from_utf8(hex).ok()?, 16).ok());
-        match hex.filter(|_| first == b'%') {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = after.get(2..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(first);
-                rest = after;
-            }
-        }
+    while let [first, after @ ..] = rest {
+        let escape = after.get(..2).filter(|_| *first == b'%').and_then(|hex| str::from_utf8(hex).ok());
+        let byte = escape.and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        bytes.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { after.get(2..).unwrap_or_default() } else { after };
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -1,4 +1,4 @@
-//! Values with units: durations, sizes, and the address with its prefix length.
+//! The values of single keys: durations and sizes with their units, whole numbers, the address with its prefix length.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::de::{Deserializer, Error, Visitor};
+use serde::de::{Deserializer, Error, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::names::NotA;
@@ -34,6 +34,34 @@ impl<T> Visitor<'_> for Text<T> {
     fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
         (self.read)(text).map_err(E::custom)
     }
+}
+
+/// Reads a whole number; its limits within `T` are for the checks.
+struct Whole<T> {
+    expected: &'static str,
+    found: PhantomData<T>,
+}
+
+impl<T: TryFrom<u64>> Visitor<'_> for Whole<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<T, E> {
+        number.try_into().map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
+    }
+}
+
+/// Reads a node's id.
+pub(super) fn id<'de, D: Deserializer<'de>>(input: D) -> Result<u32, D::Error> {
+    input.deserialize_any(Whole { expected: "a whole number from 1", found: PhantomData })
+}
+
+/// Reads a node's priority.
+pub(super) fn priority<'de, D: Deserializer<'de>>(input: D) -> Result<u8, D::Error> {
+    input.deserialize_any(Whole { expected: "a whole number from 1 to 154", found: PhantomData })
 }
 
 const A_DURATION: &str = "a duration with its unit: ms, s, min or h, such as `250ms` or `2 s`";
