@@ -13,10 +13,7 @@ fn refused(text: &str) -> ConnInfoError {
 }
 
 fn pairs(conninfo: &ConnInfo) -> Vec<(&str, &str)> {
-    KEYWORDS
-        .iter()
-        .filter_map(|keyword| Some((keyword.name, conninfo.get(keyword.name)?)))
-        .collect()
+    KEYWORDS.iter().filter_map(|keyword| Some((keyword.name, conninfo.get(keyword.name)?))).collect()
 }
 
 fn places(text: &str) -> Vec<(Place, u16)> {
@@ -130,10 +127,7 @@ fn every_keyword_of_libpq_15_to_17_is_known() {
 
 #[test]
 fn several_hosts_take_one_port_or_one_each() {
-    assert_eq!(
-        places("host=a,b,c port=5432,5432,5433"),
-        [(name("a"), 5432), (name("b"), 5432), (name("c"), 5433)]
-    );
+    assert_eq!(places("host=a,b,c port=5432,5432,5433"), [(name("a"), 5432), (name("b"), 5432), (name("c"), 5433)]);
     assert_eq!(places("host=a,b port=5433"), [(name("a"), 5433), (name("b"), 5433)]);
     assert_eq!(places("host=a,b port=,5433"), [(name("a"), 5432), (name("b"), 5433)]);
     assert_eq!(places("postgresql://a,b:5433"), [(name("a"), 5432), (name("b"), 5433)]);

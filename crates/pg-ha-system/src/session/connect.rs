@@ -121,11 +121,10 @@ async fn open(
 ) -> Result<Connected, SessionError> {
     let (config, passfile_ignored) = plan.startup(endpoint);
     let mut attempts = plan.tls.attempts(endpoint).iter().peekable();
-    let mut first_error = None;
+    let mut first: Option<Failure> = None;
     loop {
         let Some(&attempt) = attempts.next() else {
-            return Err(first_error
-                .unwrap_or_else(|| SessionError::Config { message: "sslmode leaves no way to connect".to_owned() }));
+            return Err(SessionError::Config { message: "sslmode leaves no way to connect".to_owned() });
         };
         let result = start(plan, endpoint, target, attempt, config.clone(), server).await;
         match result {
@@ -134,30 +133,31 @@ async fn open(
                 return Ok((client, driver, server.to_owned()));
             }
             Err(failure) if failure.other_tls_may_help && attempts.peek().is_some() => {
-                first_error = Some(failure.error);
+                first = Some(failure);
             }
             Err(failure) => {
-                let error = match first_error {
-                    // That the server has no TLS says less than why it refused a session without.
-                    Some(first) if failure.no_tls => first,
-                    Some(first) => both(first, failure.error),
-                    None => failure.error,
-                };
+                let error = first.map_or(failure.error.clone(), |first| both(first, failure));
                 return Err(with_hint(error, passfile_ignored.as_deref()));
             }
         }
     }
 }
 
-/// What was said with TLS and without it, where both were refused.
-fn both(first: SessionError, second: SessionError) -> SessionError {
-    match (first, second) {
-        (SessionError::Alive { message: first, .. }, SessionError::Alive { server, sqlstate, message })
-            if first != message =>
-        {
+/// What to tell of an attempt with TLS and one without, in either order, that both failed.
+fn both(first: Failure, second: Failure) -> SessionError {
+    // That the server has no TLS says less than what it said to the other attempt.
+    if first.no_tls {
+        return second.error;
+    }
+    if second.no_tls {
+        return first.error;
+    }
+    match (first.error, second.error) {
+        (SessionError::Alive { message: first, .. }, SessionError::Alive { server, sqlstate, message }) => {
             SessionError::Alive { server, sqlstate, message: format!("{first}; on the second try: {message}") }
         }
-        (first, second) => second.or_more_alive(first),
+        (_, second @ (SessionError::Starting { .. } | SessionError::ShuttingDown { .. })) => second,
+        (first, second) => first.or_more_alive(second),
     }
 }
 
@@ -174,7 +174,7 @@ fn with_hint(error: SessionError, passfile_ignored: Option<&str>) -> SessionErro
 /// One attempt that failed.
 struct Failure {
     error: SessionError,
-    /// As for libpq: the TLS handshake failed, or pg_hba.conf has no line for this kind of connection.
+    /// As for libpq: the TLS handshake failed, or `pg_hba.conf` has no line for this kind of connection.
     other_tls_may_help: bool,
     no_tls: bool,
 }
