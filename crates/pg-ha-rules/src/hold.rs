@@ -19,6 +19,9 @@ pub struct Heard {
     pub at: Moment,
     /// What it said.
     pub said: Heartbeat,
+    /// When it last said that it is the primary, or about to be, and under which number. Only time, or its own
+    /// `down` under that number, takes that back: a pg-watch that has just started says `unfit`, and knows nothing.
+    pub claimed: Option<(Moment, u32)>,
     /// Its renewals that the voter showed at the last look (two while a node reconnects); none: it is gone.
     pub renewals: Vec<String>,
 }
@@ -52,9 +55,11 @@ pub fn look(before: Option<&Watched>, answer: &Answer, me: &NodeName, at: Moment
     let mut heard = before.map(|b| b.heard.clone()).unwrap_or_default();
     for last in heard.values_mut() {
         let now: Vec<_> = beats_of(answer, &last.said.node).map(|beat| beat.renewal.clone()).collect();
-        if now != last.renewals && last.said.state.claims() {
+        if now != last.renewals {
             // Renewed, or gone: its last renewal may have come at any time up to now.
             last.at = at;
+            last.claimed =
+                last.claimed.map(|(_, term)| (at, term)).filter(|_| last.said.state.claims()).or(last.claimed);
         }
         last.renewals = now;
     }
@@ -65,7 +70,13 @@ pub fn look(before: Option<&Watched>, answer: &Answer, me: &NodeName, at: Moment
         let known = before.and_then(|b| b.heard.get(&beat.said.node));
         if known.is_none_or(|known| !known.renewals.contains(&beat.renewal)) {
             let renewals = beats_of(answer, &beat.said.node).map(|beat| beat.renewal.clone()).collect();
-            heard.insert(beat.said.node.clone(), Heard { at, said: beat.said.clone(), renewals });
+            let said = beat.said.clone();
+            let claimed = match (said.state, heard.get(&said.node).and_then(|last| last.claimed)) {
+                (state, _) if state.claims() => Some((at, said.term)),
+                (State::Down, Some((_, term))) if term <= said.term => None,
+                (_, before) => before,
+            };
+            heard.insert(said.node.clone(), Heard { at, said, claimed, renewals });
         }
     }
     Watched { since, last: at, started: answer.started.clone(), term: answer.term.clone(), heard }
@@ -79,13 +90,11 @@ fn beats_of<'a>(answer: &'a Answer, node: &NodeName) -> impl Iterator<Item = &'a
 /// Until when a bid on this voter must wait for other holders; `None`: it need not wait.
 #[must_use]
 pub fn wait(watched: &Watched, me: &NodeName, now: Moment, hold: Duration) -> Option<(Moment, String)> {
-    let of_claims =
-        watched.heard.values().filter(|last| last.said.node != *me && last.said.state.claims()).map(|last| {
-            (
-                last.at,
-                format!("{} said {} {:.2} s ago", last.said.node, last.said.state, now.since(last.at).as_secs_f64()),
-            )
-        });
+    let claims = watched.heard.values().filter_map(|last| Some((last.said.node.clone(), last.claimed?)));
+    let of_claims = claims.filter(|(node, _)| node != me).map(|(node, (claimed, term))| {
+        let ago = now.since(claimed).as_secs_f64();
+        (claimed, format!("{node} said {ago:.2} s ago that it is the primary of term {term}"))
+    });
     let of_term = watched.term.as_ref().filter(|term| term.holder != *me && !is_down(watched, term)).map(|term| {
         let watched_for = now.since(watched.since).as_secs_f64();
         (watched.since, format!("term {term} is held by {}, watched for {watched_for:.2} s", term.holder))

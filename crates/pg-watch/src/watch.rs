@@ -161,6 +161,10 @@ impl Watcher {
                         self.own.said = Some((answer.clone(), sent));
                     }
                 }
+                if let (Sight::Alive(_), Some((_, asked))) = (&sight, self.own.said.as_mut().filter(|_| voter == self.node.me)) {
+                    // Shutting down, or full: it gives no answer, but it does not hang.
+                    *asked = sent;
+                }
                 self.evidence.at = at;
                 self.evidence.voters.insert(voter, sight);
                 false
