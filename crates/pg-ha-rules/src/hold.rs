@@ -55,7 +55,7 @@ pub fn look(before: Option<&Watched>, answer: &Answer, me: &NodeName, at: Moment
     let mut heard = before.map(|b| b.heard.clone()).unwrap_or_default();
     for last in heard.values_mut() {
         let now: Vec<_> = beats_of(answer, &last.said.node).map(|beat| beat.renewal.clone()).collect();
-        if now != last.renewals {
+        if !last.renewals.is_empty() && now != last.renewals {
             // Renewed, or gone: its last renewal may have come at any time up to now.
             last.at = at;
             last.claimed =
