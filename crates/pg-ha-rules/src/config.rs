@@ -303,11 +303,10 @@ impl Profile {
             pause_allowance: Duration::from_millis(pause_allowance),
         };
         match self {
-            // Six heartbeats may be lost. The kernel ends a small server's processes in some 20 ms; the rest of the
-            // 0.3 s is for a machine that is not scheduled.
-            Self::Fast => of(50, 300, 600, 100, 200),
-            // Eight may be lost. A server with much memory takes a few hundred ms to be torn down.
-            Self::Default => of(250, 2_000, 3_000, 500, 500),
+            // Six heartbeats may be lost. Killing a hundred backends takes 0.2 s on two busy cores.
+            Self::Fast => of(50, 300, 600, 200, 100),
+            // Eight may be lost. The same with gigabytes of shared buffers in small pages takes 0.65 s.
+            Self::Default => of(250, 2_000, 3_000, 700, 300),
             // Five may be lost; the hypervisor may pause a machine for 2 s, as a snapshot or a live migration does.
             Self::Patient => of(1_000, 5_000, 8_000, 1_000, 2_000),
         }

@@ -248,8 +248,8 @@ fn a_path_is_a_full_one() {
 
 #[test]
 fn timings_that_break_the_inequality_are_refused_and_the_sum_is_shown() {
-    assert_snapshot!(refused_failover("promotion_hold: 2s"), @"failover.promotion_hold: 2s is less than isolation_limit 2s + stop_limit 500ms + pause_allowance 500ms, so that a second primary could start before the first has stopped; raise it to 3s");
-    assert_snapshot!(refused_failover("isolation_limit: 3s"), @"failover.promotion_hold: 3s is less than isolation_limit 3s + stop_limit 500ms + pause_allowance 500ms, so that a second primary could start before the first has stopped; raise it to 4s");
+    assert_snapshot!(refused_failover("promotion_hold: 2s"), @"failover.promotion_hold: 2s is less than isolation_limit 2s + stop_limit 700ms + pause_allowance 300ms, so that a second primary could start before the first has stopped; raise it to 3s");
+    assert_snapshot!(refused_failover("isolation_limit: 3s"), @"failover.promotion_hold: 3s is less than isolation_limit 3s + stop_limit 700ms + pause_allowance 300ms, so that a second primary could start before the first has stopped; raise it to 4s");
     assert_snapshot!(refused_failover("heartbeat: 1.5s"), @"failover.isolation_limit: 2s is less than two heartbeats of 1s 500ms, so that one lost packet would stop the primary; raise it");
     assert_snapshot!(refused_failover("heartbeat: 1ms"), @"failover.heartbeat: 1ms is too often; 10ms is the least");
     assert_snapshot!(refused_failover("stop_limit: 0s, pause_allowance: 0s"), @"
@@ -257,7 +257,7 @@ fn timings_that_break_the_inequality_are_refused_and_the_sum_is_shown() {
       failover.stop_limit: killing a server takes time; write what it takes at most, such as 500ms
       failover.pause_allowance: every machine is paused at times; write for how long at most, such as 500ms
     ");
-    assert_snapshot!(refused_failover("pause_allowance: 500000000000years"), @"failover.promotion_hold: 3s is less than isolation_limit 2s + stop_limit 500ms + pause_allowance 500000000000years, so that a second primary could start before the first has stopped; raise it to 500000000000years 2s 500ms");
+    assert_snapshot!(refused_failover("pause_allowance: 500000000000years"), @"failover.promotion_hold: 3s is less than isolation_limit 2s + stop_limit 700ms + pause_allowance 500000000000years, so that a second primary could start before the first has stopped; raise it to 500000000000years 2s 700ms");
     assert_snapshot!(refused_failover("max_lag: 0B"), @"failover.max_lag: 0 would let no standby be promoted after a crash; 16MiB is one WAL segment");
 }
 
