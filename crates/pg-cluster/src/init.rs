@@ -68,12 +68,14 @@ fn make_role(node: &Node) -> anyhow::Result<()> {
     };
     let password = password.map(|password| String::from_utf8_lossy(password.reveal()).into_owned());
     let sql = sql(node, role, password.as_deref());
-    let user = if node.has_server() { command::owner_of(&node.cluster.postgres.data) } else { User::from_name("postgres")? };
+    let user =
+        if node.has_server() { command::owner_of(&node.cluster.postgres.data) } else { User::from_name("postgres")? };
     let user = user.context("cannot tell which user PostgreSQL runs as")?;
     let port = endpoint.port.to_string();
     let arguments = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-p", &port, "-d", database, "-f", "-"];
     let deadline = Deadline::after(Duration::from_secs(30));
-    command::run(Path::new("/usr/bin/psql"), &arguments, Some(&user), &sql, deadline).context("cannot make the role")?;
+    command::run(Path::new("/usr/bin/psql"), &arguments, Some(&user), &sql, deadline)
+        .context("cannot make the role")?;
     let Some(repmgr) = node.cluster.repmgr.as_ref().filter(|_| node.has_server()) else { return Ok(()) };
     let grants = format!(
         "GRANT USAGE ON SCHEMA repmgr TO {role};
@@ -89,9 +91,8 @@ fn make_role(node: &Node) -> anyhow::Result<()> {
 /// Every right is one that a step of ours needs, and none is a superuser's.
 fn sql(node: &Node, role: &str, password: Option<&str>) -> String {
     let (name, text) = (quote_identifier(role), quote_literal(role));
-    let password = password.map_or_else(String::new, |password| {
-        format!("ALTER ROLE {name} PASSWORD {};\n", quote_literal(password))
-    });
+    let password = password
+        .map_or_else(String::new, |password| format!("ALTER ROLE {name} PASSWORD {};\n", quote_literal(password)));
     let rewinder = quote_identifier(&node.cluster.postgres.replication_user);
     let rewind = if node.has_server() {
         format!(

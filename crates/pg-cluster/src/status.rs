@@ -21,13 +21,16 @@ pub(crate) fn show(node: &Node, as_json: bool) -> i32 {
     let (code, problems) = judge(node, &evidence, &truth);
     let word = ["healthy", "degraded", "no primary"][usize::try_from(code).unwrap_or(2).min(2)];
     if as_json {
-        println!("{}", json!({
-            "cluster": node.cluster.cluster,
-            "health": word,
-            "problems": problems,
-            "term": if let Truth::Held(term) = &truth { Some(term.to_string()) } else { None },
-            "voters": evidence.voters,
-        }));
+        println!(
+            "{}",
+            json!({
+                "cluster": node.cluster.cluster,
+                "health": word,
+                "problems": problems,
+                "term": if let Truth::Held(term) = &truth { Some(term.to_string()) } else { None },
+                "voters": evidence.voters,
+            })
+        );
         return code;
     }
     let held = if let Truth::Held(term) = &truth { format!("term {term}") } else { "no term at a majority".to_owned() };
@@ -87,10 +90,13 @@ fn judge(node: &Node, evidence: &Evidence, truth: &Truth) -> (i32, Vec<String>) 
     };
     if !served {
         let seen: Vec<_> = primaries.iter().map(ToString::to_string).collect();
-        problems.insert(0, match seen.len() {
-            0 => "no server is a primary; pg-promote --dry-run on each node says why".to_owned(),
-            _ => format!("primaries: {}; the term says {truth:?}", seen.join(", ")),
-        });
+        problems.insert(
+            0,
+            match seen.len() {
+                0 => "no server is a primary; pg-promote --dry-run on each node says why".to_owned(),
+                _ => format!("primaries: {}; the term says {truth:?}", seen.join(", ")),
+            },
+        );
         return (NO_PRIMARY, problems);
     }
     (if problems.is_empty() { HEALTHY } else { DEGRADED }, problems)

@@ -83,9 +83,21 @@ pub(crate) fn rewind(node: &Node, term: &Term, deadline: Deadline) -> anyhow::Re
     let own = votes::read_on_disk(&postgres.data)?;
     let mut source = upstream(node, &term.holder)?;
     source.set("dbname", "postgres")?;
-    let arguments = ["--target-pgdata", &postgres.data.display().to_string(), "--source-server", &source.render(), "--no-ensure-shutdown"]
-        .map(str::to_owned);
-    let said = command::run(&postgres.bin.join("pg_rewind"), &arguments, command::owner_of(&postgres.data).as_ref(), "", deadline)?;
+    let arguments = [
+        "--target-pgdata",
+        &postgres.data.display().to_string(),
+        "--source-server",
+        &source.render(),
+        "--no-ensure-shutdown",
+    ]
+    .map(str::to_owned);
+    let said = command::run(
+        &postgres.bin.join("pg_rewind"),
+        &arguments,
+        command::owner_of(&postgres.data).as_ref(),
+        "",
+        deadline,
+    )?;
     said.lines().for_each(|line| log::info!("pg_rewind: {line}"));
     keep_term(&postgres.data, own)
 }
@@ -102,8 +114,17 @@ pub(crate) fn clone(node: &Node, term: &Term, deadline: Deadline) -> anyhow::Res
     }
     let parent = postgres.data.parent().context("the data directory has no parent")?;
     let user = command::owner_of(if postgres.data.exists() { &postgres.data } else { parent });
-    let arguments = ["--pgdata", &new.display().to_string(), "--dbname", &upstream(node, &term.holder)?.render(), "--wal-method", "stream", "--checkpoint", "fast"]
-        .map(str::to_owned);
+    let arguments = [
+        "--pgdata",
+        &new.display().to_string(),
+        "--dbname",
+        &upstream(node, &term.holder)?.render(),
+        "--wal-method",
+        "stream",
+        "--checkpoint",
+        "fast",
+    ]
+    .map(str::to_owned);
     command::run(&postgres.bin.join("pg_basebackup"), &arguments, user.as_ref(), "", deadline)?;
     durable::replace(&new.join("standby.signal"), b"").context("cannot write standby.signal")?;
     keep_term(&new, own)?;

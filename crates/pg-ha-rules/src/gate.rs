@@ -2,8 +2,8 @@
 //!
 //! | # | question | else |
 //! |---|---|---|
-//! | 1 | Is this node fit? | refuse |
-//! | 2 | Does a majority answer, and hold a term? | refuse |
+//! | 1 | Is this node fit? | refuse; wait for its server |
+//! | 2 | Does a majority answer, and hold a term? | wait for it |
 //! | 3 | Is every voter that answers quiet of other holders? | wait for the hold |
 //! | 4 | Is no other candidate better? | wait for it |
 //! | 5 | Is the loss known, and within `max_lag`? | refuse |
@@ -93,6 +93,11 @@ fn refuse(reason: Refusal, seen: impl Into<String>) -> No {
     Verdict::Refuse { reason, seen: seen.into() }
 }
 
+/// What may be otherwise at the next look: a voter that was slow, or is just coming back.
+fn soon(s: &Situation, reason: Refusal, seen: impl Into<String>) -> No {
+    Verdict::Wait { until: s.now.plus(s.fresh), reason, seen: seen.into() }
+}
+
 /// The rows in their order, up to the first that says no, and the verdict.
 #[must_use]
 pub fn gate(s: &Situation) -> (Vec<Row>, Verdict) {
@@ -125,13 +130,13 @@ pub fn gate(s: &Situation) -> (Vec<Row>, Verdict) {
 fn fit(s: &Situation) -> Result<String, No> {
     let own = s.evidence.answer(s.me).ok_or_else(|| {
         let seen = s.evidence.voters.get(s.me).map_or_else(|| "not asked".to_owned(), ToString::to_string);
-        refuse(Refusal::NoServer, format!("the own server {seen}"))
+        soon(s, Refusal::NoServer, format!("the own server {seen}"))
     })?;
     if own.role == Role::Primary {
         return match held(s) {
             Some(term) if term.holder == *s.me => Err(Verdict::Primary(term)),
             Some(term) => Err(refuse(Refusal::WithoutTerm, format!("the own server is a primary; term {term}"))),
-            None => Err(refuse(Refusal::NoMajority, "the own server is a primary; no majority answers")),
+            None => Err(soon(s, Refusal::NoMajority, "the own server is a primary; no majority answers")),
         };
     }
     if let Some(fence) = s.fence {
@@ -151,7 +156,7 @@ fn majority(s: &Situation) -> Result<String, No> {
     let count = s.evidence.answers().count();
     let seen = format!("{count} of {} voters answer, {} are a majority", s.evidence.voters.len(), s.majority);
     match term::truth_of(s.evidence, s.majority) {
-        Truth::Unknown => Err(refuse(Refusal::NoMajority, seen)),
+        Truth::Unknown => Err(soon(s, Refusal::NoMajority, seen)),
         Truth::None => Err(refuse(Refusal::NoTerm, "no voter stores a term")),
         Truth::Undecided => Ok(format!("{seen}; no term is stored at a majority")),
         Truth::Held(term) => Ok(format!("{seen}; term {term}")),
@@ -222,7 +227,7 @@ fn loss(s: &Situation) -> Result<String, No> {
 
 fn own_position(s: &Situation) -> Result<Position, No> {
     let own = s.evidence.answer(s.me).and_then(|answer| answer.position);
-    own.ok_or_else(|| refuse(Refusal::NoServer, "the own server does not say how far it is"))
+    own.ok_or_else(|| soon(s, Refusal::NoServer, "the own server does not say how far it is"))
 }
 
 fn held(s: &Situation) -> Option<Term> {

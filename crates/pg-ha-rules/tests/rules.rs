@@ -264,7 +264,7 @@ proptest! {
             let sight = [Sight::Refused, Sight::Silent(String::new()), Sight::Alive(String::new())][*kind].clone();
             story.evidence.voters.insert(name(voter), sight);
         }
-        let refused = matches!(story.verdict(), Verdict::Refuse { .. });
+        let refused = matches!(story.verdict(), Verdict::Wait { reason: Refusal::NoMajority | Refusal::NoServer, .. });
         prop_assert!(refused);
         prop_assert_eq!(truth_of(&story.evidence, 2), Truth::Unknown);
     }

@@ -114,7 +114,13 @@ mod tests {
 
     #[test]
     fn a_command_that_fails_says_what_it_said() {
-        let failed = run(Path::new("/bin/sh"), &["-c", "echo why >&2; exit 3"], None, "", Deadline::after(Duration::from_secs(5)));
+        let failed = run(
+            Path::new("/bin/sh"),
+            &["-c", "echo why >&2; exit 3"],
+            None,
+            "",
+            Deadline::after(Duration::from_secs(5)),
+        );
         assert!(failed.unwrap_err().to_string().contains("why"));
     }
 }

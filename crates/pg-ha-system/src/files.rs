@@ -160,7 +160,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io::Error::new(error.kind(), format!("cannot read {}: {error}", path.display()))),
     };
-    serde_json::from_slice(&content).map(Some).map_err(|error| {
-        io::Error::new(io::ErrorKind::InvalidData, format!("cannot read {}: {error}", path.display()))
-    })
+    serde_json::from_slice(&content)
+        .map(Some)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("cannot read {}: {error}", path.display())))
 }

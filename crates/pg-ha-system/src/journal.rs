@@ -70,5 +70,6 @@ fn millis(duration: Duration) -> f64 {
 /// The name of the process that called this one, such as `keepalived`.
 fn caller() -> String {
     let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
-    std::fs::read_to_string(format!("/proc/{parent}/comm")).map_or_else(|_| "unknown".to_owned(), |comm| comm.trim().to_owned())
+    std::fs::read_to_string(format!("/proc/{parent}/comm"))
+        .map_or_else(|_| "unknown".to_owned(), |comm| comm.trim().to_owned())
 }

@@ -29,7 +29,9 @@ impl Log for Both {
                 Level::Debug | Level::Trace => 7,
             };
             let message = record.args().to_string().replace('\n', " ");
-            let _ = journal.send(format!("PRIORITY={priority}\nSYSLOG_IDENTIFIER={}\nMESSAGE={message}\n", self.program).as_bytes());
+            let _ = journal.send(
+                format!("PRIORITY={priority}\nSYSLOG_IDENTIFIER={}\nMESSAGE={message}\n", self.program).as_bytes(),
+            );
         }
     }
 
@@ -41,7 +43,9 @@ pub fn start(program: &'static str) {
     let stderr = env_logger::Builder::new()
         .filter_level(LevelFilter::Info)
         .parse_default_env()
-        .format(move |out, record| writeln!(out, "{program}: {}: {}", record.level().as_str().to_lowercase(), record.args()))
+        .format(move |out, record| {
+            writeln!(out, "{program}: {}: {}", record.level().as_str().to_lowercase(), record.args())
+        })
         .build();
     // Under systemd stderr is the journal already: saying it twice helps nobody.
     let journal = std::env::var_os("JOURNAL_STREAM").is_none().then(journal_socket).flatten();

@@ -31,7 +31,10 @@ pub fn postmaster(data: &Path) -> Option<Pid> {
     of_cluster(data).into_iter().find(|pid| {
         let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
         let single = line.split(|byte| *byte == 0).any(|argument| argument == b"--single");
-        !line.is_empty() && !line.starts_with(b"postgres: ") && !single && !parent(*pid).is_some_and(|of| is_postgres_in(of, data))
+        !line.is_empty()
+            && !line.starts_with(b"postgres: ")
+            && !single
+            && !parent(*pid).is_some_and(|of| is_postgres_in(of, data))
     })
 }
 
@@ -46,7 +49,9 @@ fn is_postgres_in(pid: Pid, data: &Path) -> bool {
     // A program that was upgraded on disk while it runs is shown as "…/postgres (deleted)". Of a zombie neither
     // link can be read: it cannot commit either.
     let named = |exe: &Path| {
-        exe.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.trim_end_matches(" (deleted)") == "postgres")
+        exe.file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.trim_end_matches(" (deleted)") == "postgres")
     };
     link("cwd").is_ok_and(|cwd| cwd == data) && link("exe").is_ok_and(|exe| named(&exe))
 }

@@ -52,7 +52,13 @@ pub fn store(session: &mut Session, base: Option<&Term>, new: &Term, deadline: D
 /// Bids for `new` at every voter that answered in `evidence`, others first and in parallel, this node last.
 ///
 /// `own_data`: cast the own vote on the disk of this data directory, since its server does not run.
-pub fn bid(node: &Node, evidence: &Evidence, new: &Term, own_data: Option<&Path>, deadline: Deadline) -> BTreeMap<NodeName, Vote> {
+pub fn bid(
+    node: &Node,
+    evidence: &Evidence,
+    new: &Term,
+    own_data: Option<&Path>,
+    deadline: Deadline,
+) -> BTreeMap<NodeName, Vote> {
     let (send, receive) = mpsc::channel();
     let others = evidence.answers().filter(|(name, _)| **name != node.me);
     for (name, base) in others.map(|(name, answer)| (name.clone(), answer.term.clone())) {
@@ -72,7 +78,9 @@ pub fn bid(node: &Node, evidence: &Evidence, new: &Term, own_data: Option<&Path>
     }
     if let Some(own) = evidence.answer(&node.me) {
         let vote = match (own_data, node.voters.get(&node.me)) {
-            (Some(data), _) => store_on_disk(data, own.term.as_ref(), new).unwrap_or_else(|e| Vote::Unknown(e.to_string())),
+            (Some(data), _) => {
+                store_on_disk(data, own.term.as_ref(), new).unwrap_or_else(|e| Vote::Unknown(e.to_string()))
+            }
             (None, Some(conninfo)) => Session::open(conninfo, deadline)
                 .and_then(|mut session| store(&mut session, own.term.as_ref(), new, deadline))
                 .unwrap_or_else(|error| Vote::Unknown(error.to_string())),
@@ -135,6 +143,9 @@ mod tests {
         assert_eq!(store_on_disk(data.path(), Some(&old), &new).unwrap(), Vote::Given);
         assert_eq!(store_on_disk(data.path(), Some(&old), &new).unwrap(), Vote::Refused(Some(new.clone())));
         assert_eq!(store_on_disk(data.path(), Some(&new), &old).unwrap(), Vote::Refused(Some(new)));
-        assert_eq!(std::fs::read_to_string(&auto).unwrap(), "# Do not edit\nwork_mem = '64MB'\npgha.term = '8/pg2/async'\n");
+        assert_eq!(
+            std::fs::read_to_string(&auto).unwrap(),
+            "# Do not edit\nwork_mem = '64MB'\npgha.term = '8/pg2/async'\n"
+        );
     }
 }

@@ -25,7 +25,9 @@ const GRACE: Duration = Duration::from_secs(30);
 
 pub(crate) fn boot(node: &Node, deadline: Deadline) -> anyhow::Result<Exit> {
     let mut record = Record::begin(node.files.journal(), &node.me, "pg-promote --boot");
-    let Some(_lock) = node.files.lock("promote", deadline)? else { anyhow::bail!("another pg-promote runs here and does not end") };
+    let Some(_lock) = node.files.lock("promote", deadline)? else {
+        anyhow::bail!("another pg-promote runs here and does not end")
+    };
     let patience = Deadline::after(GRACE).or_earlier(deadline);
     let data = &node.cluster.postgres.data;
     let mut waited = String::new();

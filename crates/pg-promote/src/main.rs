@@ -18,8 +18,11 @@ use pg_ha_system::{hook, logging};
 /// Called by keepalived (notify_master of the election instance) and by pg-watch. Safe to run at any time, on any
 /// node, twice, at once.
 #[derive(Parser)]
-#[command(version, after_help = "Exit codes: 0 this node is the primary; 2-6 usage, configuration, environment, \
-    deadline, failed; 10-25 a refusal (docs/runbook.md)")]
+#[command(
+    version,
+    after_help = "Exit codes: 0 this node is the primary; 2-6 usage, configuration, environment, \
+    deadline, failed; 10-25 a refusal (docs/runbook.md)"
+)]
 struct Arguments {
     /// cluster.yaml
     #[arg(long, default_value = CONFIG)]

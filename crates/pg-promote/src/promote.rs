@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use pg_ha_rules::evidence::{Evidence, Moment, Role};
 use pg_ha_rules::exit::{Exit, Refusal};
 use pg_ha_rules::gate::{Row, Situation, Verdict, gate};
+use pg_ha_rules::heartbeat::State;
 use pg_ha_rules::memory::Memory;
 use pg_ha_rules::names::Term;
 use pg_ha_rules::standing::Promoting;
@@ -69,7 +70,10 @@ pub(crate) fn show(node: &Node, json: bool) -> anyhow::Result<Exit> {
         Err(exit) => return Ok(exit),
     };
     if json {
-        println!("{}", serde_json::json!({ "rows": look.rows, "verdict": look.verdict, "evidence": look.evidence, "memory": look.memory }));
+        println!(
+            "{}",
+            serde_json::json!({ "rows": look.rows, "verdict": look.verdict, "evidence": look.evidence, "memory": look.memory })
+        );
     } else {
         for (voter, sight) in &look.evidence.voters {
             println!("    {voter}: {sight}");
@@ -92,7 +96,9 @@ pub(crate) fn show(node: &Node, json: bool) -> anyhow::Result<Exit> {
 pub(crate) fn promote(node: &Node, deadline: Deadline) -> anyhow::Result<Exit> {
     let mut record = Record::begin(node.files.journal(), &node.me, "pg-promote");
     // One at a time; whoever waited looks again.
-    let Some(_lock) = node.files.lock("promote", deadline)? else { bail!("another pg-promote runs here and does not end") };
+    let Some(_lock) = node.files.lock("promote", deadline)? else {
+        bail!("another pg-promote runs here and does not end")
+    };
     record.step("lock");
     let mut waited: Option<String> = None;
     let exit = loop {
@@ -150,12 +156,30 @@ fn bid(node: &Node, evidence: &Evidence, term: &Term, record: &mut Record) -> an
         Ok(false) => Ok(None),
         Err(error) => Err(error),
     };
+    let promoted = matches!(exit, Ok(Some(Exit::Ok)));
+    if promoted {
+        wait_for_watch(node);
+    }
     node.files.clear_promoting()?;
     let _ = node.files.nudge();
-    if matches!(exit, Ok(Some(Exit::Ok))) {
+    if promoted {
+        record.step("pg-watch sees it");
         aftermath(node, record);
     }
     exit
+}
+
+/// The marker stays until pg-watch has seen the primary itself: without either the standing would drop for a moment.
+fn wait_for_watch(node: &Node) {
+    let deadline = Deadline::after(Duration::from_secs(2));
+    while !deadline.passed() {
+        let _ = node.files.nudge();
+        if node.files.watch().is_ok_and(|watch| watch.is_some_and(|watch| watch.state == State::Primary)) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    log::warn!("pg-watch has not seen the promoted server yet");
 }
 
 /// Row 6: the term at a majority, and the rows before it once more, under it.

@@ -95,7 +95,11 @@ pub(crate) fn keep(node: &Node) -> anyhow::Result<()> {
     }
     let last = node.files.watch().ok().flatten();
     let seen = format!("pg-watch (process {watch}) is gone or mute; its guard acts");
-    let fence = last.and_then(|last| last.holding).map(|h| Fence { reason: Reason::Isolated, term: h.term, seen: seen.clone() });
+    let fence = last.and_then(|last| last.holding).map(|h| Fence {
+        reason: Reason::Isolated,
+        term: h.term,
+        seen: seen.clone(),
+    });
     stop::stop(node, &data, fence.as_ref(), &seen);
     Ok(())
 }

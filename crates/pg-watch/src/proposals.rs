@@ -14,22 +14,46 @@ pub(crate) struct Proposal {
     pause: Duration,
     running: Option<Child>,
     last: Option<Moment>,
+    /// How often in a row it was refused or failed: each time the pause doubles.
+    refused: u32,
 }
+
+/// The longest pause, in shortest ones.
+const LONGEST: u32 = 64;
 
 impl Proposal {
     pub(crate) fn new(program: &'static str, arguments: &[&str], pause: Duration) -> Self {
-        Self { program, arguments: arguments.iter().map(ToString::to_string).collect(), pause, running: None, last: None }
+        Self {
+            program,
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+            pause,
+            running: None,
+            last: None,
+            refused: 0,
+        }
     }
 
     /// Starts the program when it is wanted and neither runs nor ran a moment ago.
     pub(crate) fn make(&mut self, wanted: bool, now: Moment, config: &std::path::Path, node: &str) {
-        if self.running.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None))) {
+        if let Some(mut child) = self.running.take() {
+            match child.try_wait() {
+                Ok(None) => {
+                    self.running = Some(child);
+                    return;
+                }
+                ended => {
+                    let done = ended.is_ok_and(|status| status.is_some_and(|status| status.success()));
+                    self.refused = if done { 0 } else { self.refused + 1 };
+                    self.last = Some(now);
+                }
+            }
+        }
+        if !wanted {
+            self.refused = 0;
             return;
         }
-        if self.running.take().is_some() {
-            self.last = Some(now);
-        }
-        if !wanted || self.last.is_some_and(|last| now.since(last) < self.pause) {
+        let pause = self.pause * 2_u32.saturating_pow(self.refused).min(LONGEST);
+        if self.last.is_some_and(|last| now.since(last) < pause) {
             return;
         }
         self.last = Some(now);

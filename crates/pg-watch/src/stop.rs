@@ -38,7 +38,9 @@ pub(crate) fn stop(node: &Node, data: &Path, fence: Option<&Fence>, seen: &str) 
     record.step("kill");
     match &killed {
         Ok(count) => log::warn!("{count} processes of PostgreSQL killed, none is left"),
-        Err(left) => log::error!("{} processes of PostgreSQL do not die: {left:?}; cut this machine's power", left.len()),
+        Err(left) => {
+            log::error!("{} processes of PostgreSQL do not die: {left:?}; cut this machine's power", left.len())
+        }
     }
     let (send, fenced) = mpsc::channel();
     let (files, fence, gone, seen) = (node.files.clone(), fence.cloned(), killed.is_ok(), seen.to_owned());
@@ -69,7 +71,8 @@ fn drop_address(node: &Node) {
     let drop_it = move || {
         let arguments = ["address", "del", &vip, "dev", &interface];
         // Nearly always keepalived was faster, and there is nothing to delete.
-        let _ = command::run(&PathBuf::from("/usr/sbin/ip"), &arguments, None, "", Deadline::after(Duration::from_secs(1)));
+        let _ =
+            command::run(&PathBuf::from("/usr/sbin/ip"), &arguments, None, "", Deadline::after(Duration::from_secs(1)));
     };
     let _ = thread::Builder::new().name("address".to_owned()).spawn(drop_it);
 }

@@ -31,7 +31,8 @@ impl Board {
     /// From now on `heartbeat` is said; at once when it says something new, or when `now`.
     pub(crate) fn say(&self, heartbeat: &Heartbeat, now: bool) {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = (said.0.state, said.0.term, said.0.standing) != (heartbeat.state, heartbeat.term, heartbeat.standing);
+        let news =
+            (said.0.state, said.0.term, said.0.standing) != (heartbeat.state, heartbeat.term, heartbeat.standing);
         said.0 = heartbeat.clone();
         if news || now {
             said.1 += 1;
@@ -61,7 +62,14 @@ pub(crate) fn start(node: &Node, board: &Arc<Board>, events: &Sender<Event>) -> 
 }
 
 /// A session that has not answered for `limit` counts for nothing any more, so it is given up then.
-fn keep(name: &NodeName, conninfo: &ConnInfo, board: &Board, events: &Sender<Event>, heartbeat: Duration, limit: Duration) {
+fn keep(
+    name: &NodeName,
+    conninfo: &ConnInfo,
+    board: &Board,
+    events: &Sender<Event>,
+    heartbeat: Duration,
+    limit: Duration,
+) {
     let mut session: Option<Session> = None;
     let mut heard = 0;
     let mut due = now_boottime();

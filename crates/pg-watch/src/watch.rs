@@ -88,7 +88,10 @@ struct Watcher {
 
 /// Runs until the process is ended.
 pub(crate) fn run(node: Node, config: &Path) -> anyhow::Result<()> {
-    let lock = node.files.lock("watch", Deadline::after(Duration::from_secs(2))).context("cannot lock /run/pg-ha; is it there? (systemd-tmpfiles --create)")?;
+    let lock = node
+        .files
+        .lock("watch", Deadline::after(Duration::from_secs(2)))
+        .context("cannot lock /run/pg-ha; is it there? (systemd-tmpfiles --create)")?;
     let _lock = lock.context("another pg-watch runs here")?;
     let (events, inbox) = mpsc::channel();
     listen(&node.files, events.clone()).context("cannot listen for nudges")?;
@@ -161,7 +164,9 @@ impl Watcher {
                         self.own.said = Some((answer.clone(), sent));
                     }
                 }
-                if let (Sight::Alive(_), Some((_, asked))) = (&sight, self.own.said.as_mut().filter(|_| voter == self.node.me)) {
+                if let (Sight::Alive(_), Some((_, asked))) =
+                    (&sight, self.own.said.as_mut().filter(|_| voter == self.node.me))
+                {
                     // Shutting down, or full: it gives no answer, but it does not hang.
                     *asked = sent;
                 }
@@ -223,7 +228,11 @@ impl Watcher {
             Ok(fence) => fence.or_else(|| self.unwritten.clone()),
             Err(error) => {
                 log::error!("{error}");
-                let term = self.holding.as_ref().map(|h| h.term.clone()).or_else(|| self.acks.values().find_map(|ack| ack.term.clone()));
+                let term = self
+                    .holding
+                    .as_ref()
+                    .map(|h| h.term.clone())
+                    .or_else(|| self.acks.values().find_map(|ack| ack.term.clone()));
                 term.map(|term| Fence { reason: pg_ha_rules::fence::Reason::Superseded, term, seen: error.to_string() })
             }
         }
@@ -309,7 +318,13 @@ impl Watcher {
             }
         }
         let position = self.own.said.as_ref().and_then(|(answer, _)| answer.position);
-        let heartbeat = Heartbeat { node: self.node.me.clone(), term: turn.term, state: turn.state, standing: turn.standing, position };
+        let heartbeat = Heartbeat {
+            node: self.node.me.clone(),
+            term: turn.term,
+            state: turn.state,
+            standing: turn.standing,
+            position,
+        };
         self.board.say(&heartbeat, nudged);
         self.holding.clone_from(&turn.holding);
         if !self.guard.lives() {
@@ -322,7 +337,9 @@ impl Watcher {
         let guarded = turn.state.claims().then_some(turn.holding.as_ref()).flatten();
         if turn.stop.is_some() {
             // The guard keeps its lease until PostgreSQL is stopped, in case this process does not get that far.
-        } else if let Err(error) = self.guard.lease(guarded.map(|held| held.acked.plus(self.node.timings.isolation_limit))) {
+        } else if let Err(error) =
+            self.guard.lease(guarded.map(|held| held.acked.plus(self.node.timings.isolation_limit)))
+        {
             log::error!("the guard does not listen: {error}");
         }
         if self.why != turn.why {
