@@ -124,7 +124,7 @@ pub struct Postgres {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "the failover settings: { driver, profile, max_lag }")]
 pub struct Failover {
-    /// Who proposes.
+    /// Who proposes beside pg-watch.
     pub driver: Driver,
     /// The set of timings to begin with.
     #[serde(default)]
@@ -152,7 +152,7 @@ pub struct Failover {
     pub pause_allowance: Option<Duration>,
 }
 
-/// Who proposes a promotion. The gate is the same for all.
+/// Who proposes a promotion beside pg-watch. The gate is the same for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Driver {
@@ -160,7 +160,7 @@ pub enum Driver {
     Keepalived,
     /// repmgrd's `promote_command` runs it.
     Repmgrd,
-    /// No daemon beside pg-ha's own.
+    /// Nobody: pg-watch alone does.
     None,
 }
 
