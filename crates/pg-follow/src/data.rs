@@ -61,10 +61,9 @@ pub(crate) fn point_at(node: &Node, holder: &NodeName) -> anyhow::Result<()> {
     let text = fs::read_to_string(&auto).with_context(|| format!("cannot read {}", auto.display()))?;
     let settings = upstream_settings(node, holder)?;
     let named = |line: &&str| !settings.iter().any(|(name, _)| line.split(['=', ' ']).next() == Some(*name));
-    let mut new: String = text.lines().filter(named).map(|line| format!("{line}\n")).collect();
-    for (name, value) in &settings {
-        new += &format!("{name} = '{}'\n", value.replace('\'', "''"));
-    }
+    let mut lines: Vec<String> = text.lines().filter(named).map(str::to_owned).collect();
+    lines.extend(settings.iter().map(|(name, value)| format!("{name} = '{}'", value.replace('\'', "''"))));
+    let new = lines.join("\n") + "\n";
     durable::replace(&auto, new.as_bytes()).with_context(|| format!("cannot write {}", auto.display()))
 }
 

@@ -12,7 +12,7 @@ use pg_ha_system::clock::Deadline;
 use pg_ha_system::node::{CONFIG, Node};
 use pg_ha_system::{hook, logging};
 
-/// Makes this node a standby of the primary: by re-pointing it, else by pg_rewind, else by a new clone.
+/// Makes this node a standby of the primary: by re-pointing it, else by `pg_rewind`, else by a new clone.
 ///
 /// A data directory that was replaced is kept beside the new one. An empty data directory is cloned into.
 /// Killed at any point, the next run finishes; until then no server starts there.

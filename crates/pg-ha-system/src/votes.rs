@@ -52,6 +52,7 @@ pub fn store(session: &mut Session, base: Option<&Term>, new: &Term, deadline: D
 /// Bids for `new` at every voter that answered in `evidence`, others first and in parallel, this node last.
 ///
 /// `own_data`: cast the own vote on the disk of this data directory, since its server does not run.
+#[must_use]
 pub fn bid(
     node: &Node,
     evidence: &Evidence,

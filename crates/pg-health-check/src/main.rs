@@ -1,4 +1,4 @@
-//! pg-health-check: keepalived's one vrrp_script, and a role check for HAProxy and for people.
+//! pg-health-check: keepalived's one `vrrp_script`, and a role check for HAProxy and for people.
 
 use std::path::PathBuf;
 use std::time::Duration;

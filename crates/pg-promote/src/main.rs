@@ -15,7 +15,7 @@ use pg_ha_system::{hook, logging};
 /// Makes this node the primary if it may be: if a majority of the voters answers, no other holder may still be
 /// alive, no candidate is better, and the loss is known and small.
 ///
-/// Called by keepalived (notify_master of the election instance) and by pg-watch. Safe to run at any time, on any
+/// Called by keepalived (`notify_master` of the election instance) and by pg-watch. Safe to run at any time, on any
 /// node, twice, at once.
 #[derive(Parser)]
 #[command(
@@ -30,7 +30,7 @@ struct Arguments {
     /// The name of this node; the short host name otherwise
     #[arg(long, env = "PG_HA_NODE")]
     node: Option<String>,
-    /// Decide only whether the server may start and as what (ExecStartPre of the PostgreSQL unit)
+    /// Decide only whether the server may start and as what (`ExecStartPre` of the PostgreSQL unit)
     #[arg(long, conflicts_with = "dry_run")]
     boot: bool,
     /// Print the gate's table with its evidence; change nothing

@@ -188,11 +188,11 @@ fn win(node: &Node, evidence: &Evidence, term: &Term, record: &mut Record) -> an
     let limit = node.timings.isolation_limit.max(Duration::from_millis(500));
     let votes = votes::bid(node, evidence, term, None, Deadline::after(limit));
     record.step("bid");
-    let voted: Vec<_> = votes.iter().map(|(voter, vote)| format!("{voter}: {vote:?}")).collect();
+    let given: Vec<_> = votes.iter().map(|(voter, vote)| format!("{voter}: {vote:?}")).collect();
     record.set("term", term);
-    record.set("votes", &voted);
+    record.set("votes", &given);
     if !votes::won(&votes, node.cluster.majority()) {
-        log::warn!("term {term} was not won ({})", voted.join("; "));
+        log::warn!("term {term} was not won ({})", given.join("; "));
         return Ok(false);
     }
     // The standing is raised by pg-watch, which sees the term now: the address comes up while the server is promoted.

@@ -1,8 +1,7 @@
 //! Two nodes and a witness on one machine: real servers, real programs, no keepalived and no systemd.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, outside test functions")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests, outside test functions")]
 
 #[path = "../../pg-ha-system/tests/support/mod.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared with other tests, which use other parts")]
 mod support;
 
 use std::path::{Path, PathBuf};

@@ -39,7 +39,7 @@ pub(crate) fn stop(node: &Node, data: &Path, fence: Option<&Fence>, seen: &str) 
     match &killed {
         Ok(count) => log::warn!("{count} processes of PostgreSQL killed, none is left"),
         Err(left) => {
-            log::error!("{} processes of PostgreSQL do not die: {left:?}; cut this machine's power", left.len())
+            log::error!("{} processes of PostgreSQL do not die: {left:?}; cut this machine's power", left.len());
         }
     }
     let (send, fenced) = mpsc::channel();

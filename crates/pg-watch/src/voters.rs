@@ -86,7 +86,10 @@ fn keep(
             Ok(answer)
         });
         let sight = answer.map_or_else(|error| observe::sight(&error), Sight::Answered);
-        if events.send(Event::Saw { voter: name.clone(), sent, at: Moment(now_boottime()), sight }).is_err() {
+        if events
+            .send(Event::Saw { voter: name.clone(), sent, at: Moment(now_boottime()), sight: Box::new(sight) })
+            .is_err()
+        {
             return;
         }
     }

@@ -46,7 +46,7 @@ pub(crate) enum Event {
         /// When the answer came in.
         at: Moment,
         /// What came back.
-        sight: Sight,
+        sight: Box<Sight>,
     },
     /// A hook asks for a turn at once.
     Nudged,
@@ -157,7 +157,7 @@ impl Watcher {
     fn take(&mut self, event: Event) -> bool {
         match event {
             Event::Saw { voter, sent, at, sight } => {
-                if let Sight::Answered(answer) = &sight {
+                if let Sight::Answered(answer) = &*sight {
                     self.acks.insert(voter.clone(), Ack { sent, term: answer.term.clone() });
                     self.memory.saw(&voter, answer, &self.node.me, at, self.node.timings.isolation_limit);
                     if voter == self.node.me && self.own.postmaster.is_some() && sent >= self.own.found {
@@ -165,13 +165,13 @@ impl Watcher {
                     }
                 }
                 if let (Sight::Alive(_), Some((_, asked))) =
-                    (&sight, self.own.said.as_mut().filter(|_| voter == self.node.me))
+                    (&*sight, self.own.said.as_mut().filter(|_| voter == self.node.me))
                 {
                     // Shutting down, or full: it gives no answer, but it does not hang.
                     *asked = sent;
                 }
                 self.evidence.at = at;
-                self.evidence.voters.insert(voter, sight);
+                self.evidence.voters.insert(voter, *sight);
                 false
             }
             Event::Nudged => true,
@@ -206,7 +206,7 @@ impl Watcher {
                 self.publish(&after, Moment(now_boottime()), true);
             }
         }
-        self.propose(&turn.state, &truth, fence.as_ref(), now);
+        self.propose(turn.state, &truth, fence.as_ref(), now);
     }
 
     /// The term a majority of the voters that acknowledged lately stores.
@@ -311,10 +311,10 @@ impl Watcher {
             State::Unfit | State::Down => 0,
         };
         for (path, number) in [(files.standing(), turn.standing), (files.candidate(), candidate)] {
-            if Files::read_number(&path) != number || !path.exists() {
-                if let Err(error) = Files::write_number(&path, number) {
-                    log::error!("cannot write {}: {error}", path.display());
-                }
+            if (Files::read_number(&path) != number || !path.exists())
+                && let Err(error) = Files::write_number(&path, number)
+            {
+                log::error!("cannot write {}: {error}", path.display());
             }
         }
         let position = self.own.said.as_ref().and_then(|(answer, _)| answer.position);
@@ -363,18 +363,18 @@ impl Watcher {
     }
 
     /// Calls the hook that could do something about what is seen; it asks its own gate.
-    fn propose(&mut self, state: &State, truth: &Truth, fence: Option<&Fence>, now: Moment) {
+    fn propose(&mut self, state: State, truth: &Truth, fence: Option<&Fence>, now: Moment) {
         let (me, hold) = (self.node.me.clone(), self.node.timings.promotion_hold);
         let quiet = self.evidence.answers().filter_map(|(voter, _)| self.memory.voters.get(voter));
         let quiet = quiet.filter(|watched| hold::wait(watched, &me, now, hold).is_none()).count();
-        let vacant = *state == State::Standby && quiet >= self.node.cluster.majority();
+        let vacant = state == State::Standby && quiet >= self.node.cluster.majority();
         self.promote.make(vacant, now, &self.config, me.as_str());
 
         let follows = self.own.said.as_ref().is_some_and(|(answer, _)| answer.streams_from.is_some());
         let standby = self.own.said.as_ref().is_some_and(|(answer, _)| answer.role == Role::Standby);
         let rebuilding = fence.is_some_and(|fence| fence.reason == pg_ha_rules::fence::Reason::Rebuilding);
-        let held = matches!(truth, Truth::Held(term) if term.holder != me);
-        let idle = held && (rebuilding || (standby && !follows));
+        let led = matches!(truth, Truth::Held(term) if term.holder != me);
+        let idle = led && (rebuilding || (standby && !follows));
         self.idle_since = if idle { self.idle_since.or(Some(now)) } else { None };
         let long = self.idle_since.is_some_and(|since| now.since(since) > Duration::from_secs(3));
         self.follow.make(long, now, &self.config, me.as_str());
