@@ -25,6 +25,9 @@ fn upstream(node: &Node, holder: &NodeName) -> anyhow::Result<ConnInfo> {
     conninfo.remove("passfile").remove("dbname").remove("options");
     conninfo.set("user", &node.cluster.postgres.replication_user)?;
     conninfo.set("application_name", node.me.as_str())?;
+    if let Some(passfile) = &node.cluster.postgres.replication_passfile {
+        conninfo.set("passfile", passfile.to_string_lossy())?;
+    }
     Ok(conninfo)
 }
 

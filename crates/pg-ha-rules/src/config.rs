@@ -132,9 +132,6 @@ pub struct Failover {
     /// How far behind the lost primary a node may be, or how much it may still have to replay, and be promoted.
     #[serde(default = "default_max_lag")]
     pub max_lag: Bytes,
-    /// What two voters do without each other. `None`: nothing was said, which only two voters need.
-    #[serde(default)]
-    pub two_node: Option<TwoNode>,
     /// In place of the profile's, as all below.
     #[serde(default, deserialize_with = "units::duration")]
     pub heartbeat: Option<Duration>,
@@ -175,16 +172,6 @@ pub enum Profile {
     Default,
     /// Around ten seconds; for machines that pause, and for long ways.
     Patient,
-}
-
-/// What two voters do without each other: then neither has a majority.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TwoNode {
-    /// Nobody promotes by itself, and so nobody is stopped for being alone.
-    Refuse,
-    /// The one that is left promotes: safe only with proof that the other's power is off.
-    Promote,
 }
 
 /// repmgr's metadata.
@@ -282,12 +269,6 @@ impl Cluster {
     #[must_use]
     pub fn node(&self, name: &NodeName) -> Option<&Node> {
         self.nodes.iter().find(|node| node.name == *name)
-    }
-
-    /// What two voters do without each other.
-    #[must_use]
-    pub fn two_node(&self) -> TwoNode {
-        self.failover.two_node.unwrap_or(TwoNode::Refuse)
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use insta::assert_snapshot;
-use pg_ha_rules::config::{Bytes, Cluster, Driver, Profile, TwoNode};
+use pg_ha_rules::config::{Bytes, Cluster, Driver, Profile};
 use pg_ha_rules::names::NodeName;
 use proptest::prelude::*;
 
@@ -71,7 +71,6 @@ fn what_is_left_out_takes_the_documented_default() {
     let cluster = good(&text);
     assert_eq!(cluster.failover.profile, Profile::Default);
     assert_eq!(cluster.failover.max_lag, Bytes(16 * 1024 * 1024));
-    assert_eq!(cluster.two_node(), TwoNode::Refuse);
     assert_eq!(cluster.nodes[0].priority, 100);
     assert_eq!(cluster.postgres.replication_user, "repmgr");
     assert_eq!(cluster.postgres.replication_passfile, None);
@@ -119,7 +118,7 @@ fn what_is_not_yaml_is_refused_with_its_place() {
 fn an_unknown_missing_or_repeated_key_is_refused_with_its_place() {
     assert_snapshot!(refused("repmgr: {", "synchronous: { members: 1 }\nrepmgr: {"), @"unknown field `synchronous`, expected one of `cluster`, `nodes`, `witnesses`, `address`, `postgres`, `failover`, `repmgr` at line 10 column 1");
     assert_snapshot!(refused("priority", "prio"), @"nodes[1]: unknown field `prio`, expected one of `name`, `id`, `conninfo`, `priority` at line 4 column 109");
-    assert_snapshot!(refused("max_lag", "max_lags"), @"failover: unknown field `max_lags`, expected one of `driver`, `profile`, `max_lag`, `two_node`, `heartbeat`, `isolation_limit`, `promotion_hold`, `stop_limit`, `pause_allowance` at line 9 column 51");
+    assert_snapshot!(refused("max_lag", "max_lags"), @"failover: unknown field `max_lags`, expected one of `driver`, `profile`, `max_lag`, `heartbeat`, `isolation_limit`, `promotion_hold`, `stop_limit`, `pause_allowance` at line 9 column 51");
     assert_snapshot!(refused("driver: keepalived, ", ""), @"failover: missing field `driver` at line 9 column 11");
     assert_snapshot!(refused("driver: keepalived", "driver: pacemaker"), @"failover.driver: unknown variant `pacemaker`, expected one of `keepalived`, `repmgrd`, `none` at line 9 column 21");
     assert_snapshot!(refused("profile: default", "profile: slow"), @"failover.profile: unknown variant `slow`, expected one of `fast`, `default`, `patient` at line 9 column 42");
@@ -159,13 +158,10 @@ fn duplicates_are_refused_and_both_places_named() {
 }
 
 #[test]
-fn an_even_number_of_votes_is_refused_unless_two_are_chosen() {
+fn an_even_number_of_votes_is_refused() {
     let third = "  - { name: other, conninfo: host=10.99.0.14 }\naddress:";
     assert_snapshot!(refused("address:", third), @"witnesses: 4 votes are an even number, no safer than 3; add a witness or take one away");
-    assert_snapshot!(refused(WITNESSES, ""), @"failover.two_node: two votes have no majority without each other: add a witness, or write `two_node: refuse`, with which no node promotes itself when the other is lost (an operator does), and none is stopped for being alone");
-    let two = with(WITNESSES, "").replace("max_lag: 16MiB", "two_node: refuse");
-    assert_eq!((good(&two).majority(), good(&two).two_node()), (2, TwoNode::Refuse));
-    assert_snapshot!(refusal(&two.replace("refuse", "promote")), @"failover.two_node: `promote` needs proof that the other machine's power is off, which this version cannot take; write `refuse`, or add a witness");
+    assert_snapshot!(refused(WITNESSES, ""), @"witnesses: 2 votes are an even number, no safer than 1; add a witness or take one away");
     assert_snapshot!(refused(&GOOD[GOOD.find("nodes").unwrap()..GOOD.find("witnesses").unwrap()], "nodes: []\n"), @"nodes: there are none; name at least one");
 }
 

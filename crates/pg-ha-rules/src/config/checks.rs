@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use std::time::Duration;
 
 use super::endpoint::{self, Endpoint};
-use super::{Cluster, Driver, Problem, TwoNode};
+use super::{Cluster, Driver, Problem};
 use crate::term::MAX_RANK;
 
 /// VRRP's 255 means "owns the address", which no node does by itself.
@@ -87,19 +87,8 @@ fn names(cluster: &Cluster, voters: &[Place], problems: &mut Problems) {
 fn votes(cluster: &Cluster, problems: &mut Problems) {
     problems.unless(!cluster.nodes.is_empty(), "nodes", || "there are none; name at least one".to_owned());
     let votes = cluster.voters().count();
-    let odd = !votes.is_multiple_of(2) || votes == 2 || cluster.nodes.is_empty();
-    problems.unless(odd, "witnesses", || {
+    problems.unless(!votes.is_multiple_of(2) || cluster.nodes.is_empty(), "witnesses", || {
         format!("{votes} votes are an even number, no safer than {}; add a witness or take one away", votes - 1)
-    });
-    problems.unless(votes != 2 || cluster.failover.two_node.is_some(), "failover.two_node", || {
-        "two votes have no majority without each other: add a witness, or write `two_node: refuse`, with which no node \
-         promotes itself when the other is lost (an operator does), and none is stopped for being alone"
-            .to_owned()
-    });
-    problems.unless(cluster.failover.two_node != Some(TwoNode::Promote), "failover.two_node", || {
-        "`promote` needs proof that the other machine's power is off, which this version cannot take; write `refuse`, \
-         or add a witness"
-            .to_owned()
     });
 }
 
