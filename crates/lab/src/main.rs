@@ -1,2 +1,129 @@
-//! To be written.
-fn main() {}
+//! The lab: real machines with systemd, PostgreSQL and keepalived on one machine, and what breaks them.
+
+mod cgroup;
+mod client;
+mod clock;
+mod command;
+mod fault;
+mod fingerprint;
+mod image;
+mod lab;
+mod machine;
+mod network;
+mod process;
+mod programs;
+mod progress;
+mod ready;
+mod session;
+mod snapshot;
+mod status;
+mod topology;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::fault::Fault;
+use crate::lab::Lab;
+use crate::topology::{Profile, Topology};
+
+/// Real machines to try pg-ha on
+#[derive(Debug, Parser)]
+#[command(name = "scripts/lab")]
+enum Command {
+    /// Boot the machines with a running cluster
+    Up {
+        #[arg(long, value_enum, default_value = "keepalived")]
+        topology: Topology,
+        #[arg(long, value_enum, default_value = "default")]
+        profile: Profile,
+    },
+    /// Take everything away
+    Down,
+    /// Say what is up
+    Status {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a command in a machine; its output and exit code are passed on
+    Exec {
+        node: String,
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<std::ffi::OsString>,
+    },
+    /// Break something, or mend it
+    Fault {
+        #[command(subcommand)]
+        fault: Fault,
+    },
+    /// The client that writes
+    Client {
+        #[command(subcommand)]
+        action: Client,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Client {
+    /// Begin to write, in the background
+    Start {
+        /// A connection string; without it, through the address
+        #[arg(long)]
+        to: Option<String>,
+    },
+    /// Stop writing
+    Stop,
+    /// What was acknowledged, when it was not, and what is missing now
+    Report {
+        #[arg(long)]
+        json: bool,
+    },
+    /// The client itself
+    #[command(hide = true)]
+    Run {
+        #[arg(long)]
+        to: Option<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match perform(Command::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(command: Command) -> Result<()> {
+    let lab = Lab::new()?;
+    match command {
+        Command::Up { topology, profile } => {
+            let _lock = lab.lock()?;
+            lab.up(topology, profile)
+        }
+        Command::Down => {
+            let _lock = lab.lock()?;
+            lab.down()
+        }
+        Command::Status { json } => status::print(&lab, json),
+        Command::Exec { node, command } => match lab.find(&node)?.become_command(&command)? {},
+        Command::Fault { fault } => fault.inflict(&lab),
+        Command::Client { action } => match action {
+            Client::Start { to } => client::start(&lab, to.as_deref()),
+            Client::Stop => client::stop(&lab),
+            Client::Run { to } => client::run(&lab, to.as_deref()),
+            Client::Report { json } => {
+                let report = client::report(&lab)?;
+                if json {
+                    println!("{}", serde_json::to_string_pretty(&report)?);
+                } else {
+                    println!("{report}");
+                }
+                Ok(())
+            }
+        },
+    }
+}
