@@ -21,7 +21,6 @@ const MASKED: &[&str] = &[
     "e2scrub_all.timer",
     "fstrim.timer",
     "console-getty.service",
-    "systemd-logind.service",
     // Neither has a configuration before the machine is provisioned.
     "repmgrd.service",
 ];
@@ -29,7 +28,7 @@ const MASKED: &[&str] = &[
 /// The image's directory, made if it is not there.
 pub(crate) fn ensure(cache: &Path) -> Result<PathBuf> {
     let mut fingerprint = Fingerprint::default();
-    fingerprint.text("2").text(SUITE).text(PACKAGES).text(&MASKED.join(","));
+    fingerprint.text("3").text(SUITE).text(PACKAGES).text(&MASKED.join(","));
     let image = cache.join(format!("image-{}", fingerprint.name()));
     if image.exists() {
         return Ok(image);

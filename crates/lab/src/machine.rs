@@ -2,6 +2,7 @@
 //! processes and control group.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -76,7 +77,7 @@ impl Machine {
             .args(groups)
             .args(["--", "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot", "--console=pipe"])
             .args(["--link-journal=no", "--resolv-conf=off", "--timezone=off"])
-            .args(["--capability=CAP_NET_ADMIN,CAP_NET_RAW", "--machine", self.name])
+            .args(["--capability=CAP_NET_ADMIN,CAP_NET_RAW,CAP_IPC_LOCK", "--machine", self.name])
             .arg(format!("--network-namespace-path=/run/netns/{}", crate::network::of(self.name)))
             .arg("--directory")
             .arg(self.root())
@@ -211,11 +212,24 @@ impl Machine {
             supervisor.signal(Signal::SIGKILL);
         }
         cgroup::remove(self.name);
+        self.remove_traces();
         for mount in [self.root(), self.directory.join("disk")] {
             let mount = mount.display().to_string();
             wait_until(Duration::from_secs(5), Duration::from_millis(50), || {
                 !attempt(&["mountpoint", "-q", &mount]) || attempt(&["umount", &mount])
             });
+        }
+    }
+
+    /// nspawn leaves its lock and a directory behind when it is killed, or when /run is no tmpfs.
+    fn remove_traces(&self) {
+        let traces = Path::new("/run/systemd/nspawn");
+        let _ = fs::remove_dir(traces.join("propagate").join(self.name));
+        if let Ok(root) = fs::metadata(self.root()) {
+            let _ = fs::remove_file(traces.join(format!("locks/inode-{}:{}", root.dev(), root.ino())));
+        }
+        for empty in ["propagate", "locks", ""] {
+            let _ = fs::remove_dir(traces.join(empty));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The lab: real machines with systemd, PostgreSQL and keepalived on one machine, and what breaks them.
 
 mod cgroup;
+mod checker;
 mod client;
 mod clock;
 mod command;
@@ -14,8 +15,10 @@ mod process;
 mod programs;
 mod progress;
 mod ready;
+mod scenario;
 mod session;
 mod snapshot;
+mod span;
 mod status;
 mod topology;
 
@@ -61,6 +64,17 @@ enum Command {
     Client {
         #[command(subcommand)]
         action: Client,
+    },
+    /// List the scenarios and what each one promises
+    Scenarios,
+    /// Run a scenario, or all of them, each from a fresh boot
+    Scenario {
+        name: String,
+        #[arg(long, value_enum, default_value = "default")]
+        profile: Profile,
+        /// Write what was seen to a file
+        #[arg(long)]
+        json: Option<std::path::PathBuf>,
     },
 }
 
@@ -111,6 +125,16 @@ fn perform(command: Command) -> Result<()> {
         Command::Status { json } => status::print(&lab, json),
         Command::Exec { node, command } => match lab.find(&node)?.become_command(&command)? {},
         Command::Fault { fault } => fault.inflict(&lab),
+        Command::Scenarios => {
+            for scenario in scenario::all() {
+                println!("{}\n    {}", scenario.name, scenario.promise);
+            }
+            Ok(())
+        }
+        Command::Scenario { name, profile, json } => {
+            let _lock = lab.lock()?;
+            scenario::run(&lab, &name, profile, json.as_deref())
+        }
         Command::Client { action } => match action {
             Client::Start { to } => client::start(&lab, to.as_deref()),
             Client::Stop => client::stop(&lab),

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -67,11 +66,6 @@ impl Process {
         let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         pids.filter_map(Self::present).filter(|process| process.namespace() == Some(namespace)).collect()
-    }
-
-    /// Its root directory, as this machine's programs see it.
-    pub(crate) fn root(self) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/root", self.pid))
     }
 }
 
