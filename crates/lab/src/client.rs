@@ -185,8 +185,8 @@ pub(crate) struct Report {
     pub(crate) acknowledged: usize,
     /// Sent, never answered: they may be there or not.
     pub(crate) unanswered: usize,
-    /// When the first row was acknowledged: what the gaps' times are counted from.
-    pub(crate) begun: Option<Moment>,
+    /// What the times shown are counted from: the first acknowledgement, if nobody says otherwise.
+    pub(crate) counted_from: Option<Moment>,
     /// The write outages, the longest first.
     pub(crate) gaps: Vec<Gap>,
     /// Acknowledged and not there; unknown while no primary can be asked.
@@ -203,7 +203,7 @@ pub(crate) fn report(lab: &Lab) -> Result<Report> {
         attempts: record.acknowledged.len() + record.unknown.len() + record.refused,
         acknowledged: record.acknowledged.len(),
         unanswered: record.unknown.len(),
-        begun: record.acknowledged.first().map(|(_, at)| *at),
+        counted_from: record.acknowledged.first().map(|(_, at)| *at),
         gaps: record.gaps(),
         missing: present.map(|present| ids.filter(|id| !present.contains(id)).collect()),
     })
@@ -239,7 +239,7 @@ impl std::fmt::Display for Report {
         writeln!(f, "attempts      {}", self.attempts)?;
         writeln!(f, "acknowledged  {} (and {} without an answer)", self.acknowledged, self.unanswered)?;
         for gap in self.gaps.iter().take(5) {
-            let from = self.begun.map_or(0.0, |begun| gap.begin.since(begun).as_secs_f64());
+            let from = self.counted_from.map_or(0.0, |origin| gap.begin.since(origin).as_secs_f64());
             writeln!(f, "no writes     {:.3} s, from {from:.3} s to {:.3} s", gap.seconds, from + gap.seconds)?;
         }
         match &self.missing {

@@ -46,6 +46,8 @@ pub(crate) enum Fault {
     HealPair { one: Port, other: Port },
     /// What FROM sends to TO is lost; the other direction works
     OneWay { from: Port, to: Port },
+    /// Everything sent to the machine is late, and a part of it is lost (`slow pg1 200ms 5%`; 0ms 0% ends it)
+    Slow { node: Port, delay: String, loss: String },
     /// Fill the machine's disk to the last block
     FillDisk { node: String },
     /// Delete what filled it
@@ -99,6 +101,7 @@ impl Fault {
                 network::unblock(&other.0, &one.0)
             }
             Self::OneWay { from, to } => network::block(&from.0, &to.0),
+            Self::Slow { node, delay, loss } => network::slow(&node.0, delay, loss),
             Self::FillDisk { node } => fill_disk(&lab.find(node)?),
             Self::FreeDisk { node } => lab.find(node)?.must(&["rm", "-f", FILLER]).map(drop),
             Self::KillKeepalived { node } => kill_named(&lab.find(node)?, "keepalived"),

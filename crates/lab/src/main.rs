@@ -5,6 +5,7 @@ mod checker;
 mod client;
 mod clock;
 mod command;
+mod evidence;
 mod fault;
 mod fingerprint;
 mod image;

@@ -110,6 +110,13 @@ pub(crate) fn unblock(from: &str, to: &str) -> Result<()> {
     forget(&format!("delete element bridge pgha blocked {{ {} . {} }}", of(from), of(to)))
 }
 
+/// Delays and drops what the switch sends to a host.
+pub(crate) fn slow(host: &str, delay: &str, loss: &str) -> Result<()> {
+    let port = of(host);
+    let words = ["tc", "qdisc", "replace", "dev", &port, "root", "netem", "delay", delay, "loss", loss];
+    in_switch(&words).context("this needs a kernel with the module sch_netem")
+}
+
 /// Deletes an element; one that is not there is as good as deleted.
 fn forget(statement: &str) -> Result<()> {
     let output = output(&["ip", "netns", "exec", SWITCH, "nft", statement])?;

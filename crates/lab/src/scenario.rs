@@ -6,8 +6,6 @@ mod servers;
 mod whole_machines;
 
 use std::path::Path;
-use std::thread::sleep;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -15,6 +13,7 @@ use serde::Serialize;
 use crate::checker::{Checker, Sums};
 use crate::client;
 use crate::clock::Moment;
+use crate::evidence;
 use crate::lab::Lab;
 use crate::progress::say;
 use crate::topology::{Profile, Topology};
@@ -62,6 +61,12 @@ pub(crate) fn run(lab: &Lab, name: &str, profile: Profile, json: Option<&Path>) 
         say(&format!("{}: {}", scenario.name, scenario.promise));
         let outcome = play(lab, scenario)?;
         show(&outcome);
+        let evidence = lab.cache.join("evidence").join(scenario.name);
+        evidence::forget(&evidence);
+        if !outcome.held {
+            evidence::gather(lab, Topology::Keepalived, &evidence)?;
+            say(&format!("what the machines wrote is in {}", evidence.display()));
+        }
         let keep = !outcome.held && std::env::var_os("PG_HA_LAB_KEEP").is_some();
         outcomes.push(outcome);
         if keep {
@@ -88,12 +93,12 @@ fn play(lab: &Lab, scenario: &Scenario) -> Result<Outcome> {
     let checker = Checker::start(topology);
     client::start(lab, None)?;
     let scene = Scene::new(lab, topology, Moment::now());
-    let ran = scene.settle().and_then(|()| (scenario.run)(&scene));
-    // What happens late shows late: a second primary often comes after the first.
-    sleep(Duration::from_secs(2));
+    let ran = scene.settle().and_then(|()| (scenario.run)(&scene)).and_then(|()| scene.ends_well());
     client::stop(lab)?;
-    let report = client::report(lab)?;
+    let mut report = client::report(lab)?;
     let seen = checker.finish()?;
+    // One origin for all times that are shown.
+    report.counted_from = Some(seen.begun);
     let sums = seen.sums();
     let mut broken: Vec<_> = ran.err().map(|error| format!("{error:#}")).into_iter().collect();
     if sums.two_writable > 0.0 {

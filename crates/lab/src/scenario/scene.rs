@@ -113,6 +113,23 @@ impl<'a> Scene<'a> {
         })
     }
 
+    /// A fault may end in safety and still leave nobody to write to.
+    pub(super) fn ends_well(&self) -> Result<()> {
+        // What happens late shows late: a second primary, or the end of the first, often comes after the promotion.
+        sleep(Duration::from_secs(3));
+        let nodes: Vec<_> = self.topology.nodes().map(|host| self.lab.machine(host)).collect();
+        self.wait("one node is primary and has the address", 10, || {
+            let asked = nodes.iter().filter(|node| node.supervisor().is_some());
+            let primaries: Vec<_> =
+                asked.filter(|node| ready::sql(node, "select pg_is_in_recovery()") == "f").collect();
+            Ok(primaries.len() == 1 && ready::holds_address(primaries[0]))
+        })?;
+        let now = Moment::now();
+        self.wait("the client writes", 5, || {
+            Ok(client::read(self.lab)?.acknowledged.last().is_some_and(|(_, at)| *at > now))
+        })
+    }
+
     /// To be looked at when the checker has finished.
     pub(super) fn at_the_end(&self, judgement: impl Fn(&Seen, &Report) -> Result<()> + 'static) {
         self.judgements.borrow_mut().push(Box::new(judgement));
