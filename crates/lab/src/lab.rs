@@ -1,11 +1,12 @@
 //! The lab as a whole: where it keeps things, one at a time, up and down.
 
-use std::fs::{self, File};
+use std::fs;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
@@ -50,12 +51,12 @@ impl Lab {
         self.cache.join("run")
     }
 
-    /// Keeps every other lab out until it is dropped.
-    pub(crate) fn lock(&self) -> Result<Flock<File>> {
-        let path = self.cache.join("lock");
-        let file = File::create(&path).with_context(|| format!("failed to open {}", path.display()))?;
-        Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            .map_err(|_| anyhow::anyhow!("another lab command holds {}; wait for it to end", path.display()))
+    /// Keeps every other lab command out until it is dropped, wherever that one keeps its files: the names of network
+    /// namespaces and control groups are the same for all. An abstract socket leaves nothing behind.
+    pub(crate) fn lock() -> Result<UnixListener> {
+        let address = SocketAddr::from_abstract_name("pg-ha-lab").context("no abstract sockets")?;
+        UnixListener::bind_addr(&address)
+            .context("another lab command is running (it holds the socket @pg-ha-lab); wait for it to end")
     }
 
     /// What is up; none if nothing is.

@@ -116,11 +116,11 @@ fn perform(command: Command) -> Result<()> {
     let lab = Lab::new()?;
     match command {
         Command::Up { topology, profile } => {
-            let _lock = lab.lock()?;
+            let _lock = Lab::lock()?;
             lab.up(topology, profile)
         }
         Command::Down => {
-            let _lock = lab.lock()?;
+            let _lock = Lab::lock()?;
             lab.down()
         }
         Command::Status { json } => status::print(&lab, json),
@@ -133,7 +133,7 @@ fn perform(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Scenario { name, profile, json } => {
-            let _lock = lab.lock()?;
+            let _lock = Lab::lock()?;
             scenario::run(&lab, &name, profile, json.as_deref())
         }
         Command::Client { action } => match action {
