@@ -106,16 +106,16 @@ pub(crate) fn rewind(node: &Node, term: &Term, deadline: Deadline) -> anyhow::Re
 
 /// Copies the whole cluster beside the old directory, then puts it in its place; the old one is kept.
 pub(crate) fn clone(node: &Node, term: &Term, deadline: Deadline) -> anyhow::Result<()> {
-    let postgres = &node.cluster.postgres;
-    let beside = |suffix: &str| PathBuf::from(format!("{}.{suffix}", postgres.data.display()));
-    let own = votes::read_on_disk(&postgres.data).unwrap_or_default();
+    let (postgres, data) = (&node.cluster.postgres, node.data());
+    let beside = |suffix: &str| PathBuf::from(format!("{}.{suffix}", data.display()));
+    let own = votes::read_on_disk(&data).unwrap_or_default();
     let new = beside("pg-follow");
     if new.exists() {
         // Only ever a copy that a killed run left half done.
         fs::remove_dir_all(&new).with_context(|| format!("cannot remove {}", new.display()))?;
     }
-    let parent = postgres.data.parent().context("the data directory has no parent")?;
-    let user = command::owner_of(if postgres.data.exists() { &postgres.data } else { parent });
+    let parent = data.parent().context("the data directory has no parent")?;
+    let user = command::owner_of(if data.exists() { &data } else { parent });
     let arguments = [
         "--pgdata",
         &new.display().to_string(),
@@ -131,13 +131,13 @@ pub(crate) fn clone(node: &Node, term: &Term, deadline: Deadline) -> anyhow::Res
     durable::replace(&new.join("standby.signal"), b"").context("cannot write standby.signal")?;
     keep_term(&new, own)?;
     if is_empty(node) {
-        let _ = fs::remove_dir(&postgres.data);
+        let _ = fs::remove_dir(&data);
     } else {
         let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
         let old = beside(&format!("before-{seconds}"));
-        fs::rename(&postgres.data, &old).with_context(|| format!("cannot move {}", postgres.data.display()))?;
+        fs::rename(&data, &old).with_context(|| format!("cannot move {}", data.display()))?;
         log::warn!("the old data directory is kept as {}; remove it when nothing in it is missed", old.display());
     }
-    fs::rename(&new, &postgres.data).with_context(|| format!("cannot put {} in its place", new.display()))?;
+    fs::rename(&new, &data).with_context(|| format!("cannot put {} in its place", new.display()))?;
     Ok(durable::sync_directory(parent)?)
 }

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use pg_ha_rules::evidence::{Answer, Evidence, Role};
+use pg_ha_rules::evidence::{Answer, Evidence, Role, Sight};
 use pg_ha_rules::exit::{Exit, Refusal};
 use pg_ha_rules::fence::{Fence, Reason};
 use pg_ha_rules::names::Term;
@@ -147,7 +147,19 @@ fn go(node: &Node, ways: &[Way], term: &Term, record: &mut Record, deadline: Dea
     bail!("this node follows nobody; its server's log says why")
 }
 
+/// Does the term still stand, and is this node no primary? Minutes may have passed since the first look.
+fn still(node: &Node, term: &Term) -> anyhow::Result<()> {
+    let evidence = observe(node, Deadline::after(Duration::from_secs(2)));
+    let stands = holder(node, &evidence).ok().as_ref() == Some(term);
+    let primary = evidence.answer(&node.me).is_some_and(|own| own.role == Role::Primary);
+    if !stands || primary {
+        bail!("term {term} does not stand any more, or this node is a primary now");
+    }
+    Ok(())
+}
+
 fn re_point(node: &Node, term: &Term) -> anyhow::Result<()> {
+    still(node, term)?;
     let own = node.voters.get(&node.me).context("this node is no voter")?;
     let deadline = Deadline::after(Duration::from_secs(5));
     let mut session = Session::open(own, deadline)?;
@@ -159,6 +171,7 @@ fn re_point(node: &Node, term: &Term) -> anyhow::Result<()> {
 }
 
 fn start(node: &Node, term: &Term) -> anyhow::Result<()> {
+    still(node, term)?;
     data::point_at(node, &term.holder)?;
     Ok(service::systemctl("start", &node.cluster.postgres.service, Deadline::after(Duration::from_secs(90)))?)
 }
@@ -171,27 +184,40 @@ fn rebuild(
     build: fn(&Node, &Term, Deadline) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let seen = format!("rebuilt as a standby of {}", term.holder);
-    // The server is stopped before the marker stands: what stops it, and a start that was under way, ask the fence.
-    service::systemctl("stop", &node.cluster.postgres.service, Deadline::after(Duration::from_secs(90)))?;
-    if !processes::of_cluster(&node.data()).is_empty() {
-        bail!("a server that systemd does not know runs in {}; stop it", node.data().display());
+    {
+        // Nobody promotes this server, or starts it, between this look and the marker.
+        let promote = node.files.lock("promote", Deadline::after(Duration::from_secs(5)))?;
+        let _promote = promote.context("a promotion, or a start, is under way here")?;
+        still(node, term)?;
+        service::systemctl("stop", &node.cluster.postgres.service, Deadline::after(Duration::from_secs(90)))?;
+        if !processes::of_cluster(&node.data()).is_empty() {
+            bail!("a server that systemd does not know runs in {}; stop it", node.data().display());
+        }
+        node.files.set_fence(&Fence { reason: Reason::Rebuilding, term: term.clone(), seen: seen.clone() })?;
     }
-    node.files.set_fence(&Fence { reason: Reason::Rebuilding, term: term.clone(), seen: seen.clone() })?;
     build(node, term, deadline)?;
     data::point_at(node, &term.holder)?;
     node.files.set_fence(&Fence { reason: Reason::Superseded, term: term.clone(), seen })?;
     Ok(service::systemctl("start", &node.cluster.postgres.service, Deadline::after(Duration::from_secs(90)))?)
 }
 
+/// A server that gets further, by replaying what it has, or that is only starting, is given time.
 fn wait_for_streaming(node: &Node, term: &Term) -> anyhow::Result<()> {
-    let deadline = Deadline::after(STREAMING);
+    let (mut deadline, mut last) = (Deadline::after(STREAMING), None);
     let mut seen = "it has not answered".to_owned();
     while !deadline.passed() {
         let evidence = observe(node, Deadline::after(Duration::from_secs(1)));
-        match evidence.answer(&node.me) {
-            Some(own) if streams(own, &evidence, term) => return Ok(()),
-            Some(own) => seen = own.to_string(),
-            None => {}
+        match evidence.voters.get(&node.me) {
+            Some(Sight::Answered(own)) if streams(own, &evidence, term) => return Ok(()),
+            Some(Sight::Answered(own)) => {
+                if own.position != last {
+                    last = own.position;
+                    deadline = Deadline::after(STREAMING);
+                }
+                seen = own.to_string();
+            }
+            Some(Sight::Alive(_)) => deadline = Deadline::after(STREAMING),
+            _ => {}
         }
         thread::sleep(Duration::from_millis(100));
     }

@@ -68,13 +68,13 @@ pub fn boot(s: &Situation) -> Boot {
     }
     let own = s.evidence.answer(s.me).and_then(|answer| answer.term.as_ref());
     match term::truth_of(s.evidence, s.majority) {
+        Truth::Held(term) if term.holder != *s.me => Boot::Standby(term),
         _ if own.is_none() && s.fence.is_none() => {
             Boot::Start("this data directory never stored a term: no cluster of pg-ha's yet".to_owned())
         }
         Truth::Unknown => wait(Refusal::NoMajority, "fewer than a majority of the voters answer".to_owned()),
         Truth::None => Boot::Refuse(Refusal::NoTerm, "no voter stores a term".to_owned()),
         Truth::Undecided => wait(Refusal::LossUnknown, "no term is stored at a majority".to_owned()),
-        Truth::Held(term) if term.holder != *s.me => Boot::Standby(term),
         // Only the holder writes, so nobody is further on this history than it.
         Truth::Held(_) => match quiet(s) {
             Some((until, seen)) => Boot::Wait { until, reason: Refusal::HolderAlive, seen },

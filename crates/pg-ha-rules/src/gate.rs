@@ -214,7 +214,7 @@ fn loss(s: &Situation) -> Result<String, No> {
     let Some((number, last)) = known else {
         return Err(refuse(Refusal::LossUnknown, "the holder was never seen from here under its term"));
     };
-    if s.memory.caught_up != Some(number) {
+    if s.memory.caught_up.is_none_or(|last| last.term != number) {
         return Err(refuse(Refusal::NotCaughtUp, format!("this node has not followed the holder under term {number}")));
     }
     let Some(behind) = lag(own, last) else {
@@ -226,7 +226,7 @@ fn loss(s: &Situation) -> Result<String, No> {
 }
 
 fn own_position(s: &Situation) -> Result<Position, No> {
-    let own = s.evidence.answer(s.me).and_then(|answer| answer.position);
+    let own = s.evidence.answer(s.me).and_then(|answer| s.memory.position(answer));
     own.ok_or_else(|| soon(s, Refusal::NoServer, "the own server does not say how far it is"))
 }
 

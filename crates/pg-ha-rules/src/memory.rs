@@ -9,7 +9,7 @@ use crate::evidence::{Answer, Evidence, Moment, Role, lag};
 use crate::fence::Fence;
 use crate::heartbeat::State;
 use crate::hold::{self, Watched};
-use crate::names::{NodeName, Position, Term};
+use crate::names::{NodeName, Position, Timeline};
 use crate::term::Truth;
 
 /// The memory of one node.
@@ -19,8 +19,17 @@ pub struct Memory {
     pub voters: BTreeMap<NodeName, Watched>,
     /// The holder's last known position, and the number of the term it held then.
     pub holder: Option<(u32, Position)>,
-    /// The newest term under which this node streamed from another holder and was within `max_lag` of it.
-    pub caught_up: Option<u32>,
+    /// How this node followed another holder last, since its server was no primary itself.
+    pub caught_up: Option<CaughtUp>,
+}
+
+/// That this node streamed from the holder of a term, and was within `max_lag` of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaughtUp {
+    /// The term's number.
+    pub term: u32,
+    /// The timeline it received then. A standby whose receiver has ended says an older one, from its last restartpoint.
+    pub timeline: Timeline,
 }
 
 impl Memory {
@@ -46,22 +55,33 @@ impl Memory {
         }
     }
 
-    /// Notes whether this node, a standby that answered `own`, has caught up with the holder of `term`.
-    pub fn follows(&mut self, own: &Answer, term: &Term, me: &NodeName, max_lag: u64) {
-        let near = self.holder.is_some_and(|(number, last)| {
-            let behind = own.position.and_then(|at| lag(at, last));
-            number == term.number && behind.is_some_and(|bytes| bytes <= max_lag)
-        });
-        if own.role == Role::Standby && own.streams_from.is_some() && term.holder != *me && near {
-            self.caught_up = Some(term.number);
+    /// Notes whether this node, which answered `own`, has caught up with the holder of the term.
+    pub fn follows(&mut self, own: &Answer, truth: &Truth, me: &NodeName, max_lag: u64) {
+        if own.role == Role::Primary {
+            // What it wrote is on nobody else's history, until it follows somebody anew.
+            self.caught_up = None;
+            return;
         }
+        let (Truth::Held(term), Some(at), Some((number, last))) = (truth, own.position, self.holder) else { return };
+        let near = number == term.number && lag(at, last).is_some_and(|bytes| bytes <= max_lag);
+        if own.streams_from.is_some() && term.holder != *me && near {
+            self.caught_up = Some(CaughtUp { term: number, timeline: at.timeline });
+        }
+    }
+
+    /// How far this node is, on the timeline that it is known to have received.
+    #[must_use]
+    pub fn position(&self, own: &Answer) -> Option<Position> {
+        let at = own.position?;
+        let known = self.caught_up.filter(|_| own.role == Role::Standby).map(|caught_up| caught_up.timeline);
+        Some(Position { timeline: known.map_or(at.timeline, |known| known.max(at.timeline)), ..at })
     }
 
     /// May this standby call itself a candidate, going by the truth?
     #[must_use]
     pub fn eligible(&self, truth: &Truth, me: &NodeName) -> bool {
         match truth {
-            Truth::Held(term) if term.holder != *me => self.caught_up == Some(term.number),
+            Truth::Held(term) if term.holder != *me => self.caught_up.is_some_and(|last| last.term == term.number),
             // A term of its own that it was not promoted under, or nothing known: what it knew before counts.
             _ => self.caught_up.is_some(),
         }
@@ -70,6 +90,7 @@ impl Memory {
     /// Has this node rejoined since it was fenced?
     #[must_use]
     pub fn lifts(&self, fence: &Fence) -> bool {
-        fence.reason != crate::fence::Reason::Rebuilding && self.caught_up.is_some_and(|term| term >= fence.term.number)
+        fence.reason != crate::fence::Reason::Rebuilding
+            && self.caught_up.is_some_and(|last| last.term >= fence.term.number)
     }
 }

@@ -19,6 +19,9 @@ pub struct Ack {
     pub sent: Moment,
     /// The term the voter stored then.
     pub term: Option<Term>,
+    /// The last one, sent under that term, that said `primary` or `promoting`, and that the voter showed to the others:
+    /// only such a one holds off a bidder.
+    pub claimed: Option<Moment>,
 }
 
 /// The term this node goes by as its holder, and until when it may.
@@ -37,8 +40,11 @@ pub struct Promoting {
     pub term: u32,
     /// When.
     pub begun: Moment,
-    /// The program that promotes: the marker ends with it. None where it must outlive the program, at a start.
+    /// The program that promotes: the marker ends with it. None where it must outlive the program: at a start, and
+    /// once the promotion is ordered.
     pub pid: Option<u32>,
+    /// The server was told to promote itself: nothing but a kill takes that back.
+    pub ordered: bool,
 }
 
 /// The server of this node, as its processes show it.
@@ -82,6 +88,8 @@ pub struct View<'a> {
     pub promoting: Option<&'a Promoting>,
     /// What the turn before held.
     pub holding: Option<&'a Holding>,
+    /// Does the standing file still give this node the rank of the term it holds? (pg-watch itself was restarted)
+    pub stood: bool,
     /// Has this standby caught up with the holder under the present term, and does nothing hold it back?
     pub eligible: bool,
 }
@@ -121,7 +129,7 @@ pub fn turn(v: &View) -> Turn {
     let truth = term::truth(fresh.map(|ack| ack.term.as_ref()), v.majority);
     let known = if let Truth::Held(term) = &truth { Some(term) } else { None };
     let holding = holding(v, &truth);
-    let number = known.or(holding.as_ref().map(|h| &h.term)).map_or(0, |term| term.number);
+    let number = holding.as_ref().map(|h| &h.term).or(known).map_or(0, |term| term.number);
     let say = |state, standing, why: String| Turn {
         state,
         term: number,
@@ -139,8 +147,10 @@ pub fn turn(v: &View) -> Turn {
         ..say(State::Unfit, 0, seen)
     };
     let mine = holding.as_ref().filter(|h| v.fence.is_none_or(|fence| !fence.covers(&h.term)));
-    let promoting =
-        |h: &Holding| v.promoting.is_some_and(|p| p.term == h.term.number && v.now.since(p.begun) <= v.promotion_limit);
+    let marker = |h: &Holding| v.promoting.filter(|p| p.term == h.term.number);
+    let late = |p: &Promoting| v.now.since(p.begun) > v.promotion_limit;
+    let promoting = |h: &Holding| marker(h).is_some_and(|p| p.ordered || !late(p));
+    let overdue = |h: &Holding| marker(h).is_some_and(|p| p.ordered && late(p));
     let alone = |h: &Holding| v.now.since(h.acked);
     let isolated = |h: &Holding| {
         let seconds = alone(h).as_secs_f64();
@@ -160,6 +170,9 @@ pub fn turn(v: &View) -> Turn {
         },
         (Server::Orphans, _) => stop(Reason::Down, "the postmaster is gone, processes of it are left".to_owned()),
         (Server::Running { role: Role::Standby, .. }, Some(h)) if promoting(h) && alone(h) > v.limit => isolated(h),
+        (Server::Running { role: Role::Standby, .. }, Some(h)) if overdue(h) => {
+            stop(Reason::Down, "the promotion was ordered and did not end".to_owned())
+        }
         (Server::Running { role: Role::Standby, .. }, Some(h)) if promoting(h) => {
             say(State::Promoting, term::rank(h.term.number), format!("being promoted under term {}", h.term))
         }
@@ -177,7 +190,8 @@ pub fn turn(v: &View) -> Turn {
             } else if answered.is_some() {
                 say(State::Primary, term::rank(h.term.number), format!("holds term {}", h.term))
             } else {
-                say(State::Promoting, 0, format!("starting under term {}", h.term))
+                let standing = if v.stood { term::rank(h.term.number) } else { 0 };
+                say(State::Promoting, standing, format!("starting under term {}", h.term))
             }
         }
         (Server::Running { role: Role::Primary, .. }, None) => match (&truth, v.fence) {
@@ -186,6 +200,9 @@ pub fn turn(v: &View) -> Turn {
                 stop(Reason::Superseded, format!("a primary runs here, but term {term} is held by {}", term.holder))
             }
             (Truth::None, None) => say(State::Unfit, 0, "no term yet: run pg-cluster init".to_owned()),
+            _ if v.acks.get(v.me).is_some_and(|ack| ack.term.is_none()) => {
+                say(State::Unfit, 0, "no term is stored here yet: run pg-cluster init".to_owned())
+            }
             _ if v.now.since(v.began) <= v.limit => {
                 say(State::Unfit, 0, "a primary runs here; the voters have not answered yet".to_owned())
             }
@@ -201,10 +218,15 @@ fn holding(v: &View, truth: &Truth) -> Option<Holding> {
         (_, before) => before.map(|b| &b.term),
     };
     let term = term.filter(|term| term.holder == *v.me)?.clone();
-    let mut sent: Vec<_> = v.acks.values().filter(|ack| ack.term.as_ref() == Some(&term)).map(|ack| ack.sent).collect();
-    sent.sort_unstable_by(|a, b| b.cmp(a));
-    // The majority-th youngest acknowledgement is the youngest that a whole majority gave.
-    let acked = sent.get(v.majority.saturating_sub(1)).copied();
+    // The majority-th youngest is the youngest that a whole majority gave.
+    let nth = |of: fn(&Ack) -> Option<Moment>| {
+        let given = v.acks.values().filter(|ack| ack.term.as_ref() == Some(&term));
+        let mut moments: Vec<_> = given.filter_map(of).collect();
+        moments.sort_unstable_by(|a, b| b.cmp(a));
+        moments.get(v.majority.saturating_sub(1)).copied()
+    };
     let before = v.holding.filter(|b| b.term == term).map(|b| b.acked);
-    acked.max(before).map(|acked| Holding { term, acked })
+    // A term that was just won is held from the first time a majority showed it; from then on only claims extend it.
+    let acked = nth(|ack| ack.claimed).max(before).or_else(|| nth(|ack| Some(ack.sent)))?;
+    Some(Holding { term, acked })
 }

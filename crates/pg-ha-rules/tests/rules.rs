@@ -10,7 +10,7 @@ use pg_ha_rules::exit::Refusal;
 use pg_ha_rules::fence::{Fence, Reason};
 use pg_ha_rules::gate::{Situation, Verdict, gate};
 use pg_ha_rules::heartbeat::{Heartbeat, State};
-use pg_ha_rules::memory::Memory;
+use pg_ha_rules::memory::{CaughtUp, Memory};
 use pg_ha_rules::names::{Lsn, NodeName, Position, Term, Timeline};
 use pg_ha_rules::standing::{Ack, Holding, Promoting, Server, Turn, View, turn};
 use pg_ha_rules::term::{Truth, rank, truth_of};
@@ -72,9 +72,9 @@ impl Story {
             for voter in ["pg2", "w"] {
                 memory.saw(&name(voter), &answer, &name("pg2"), at(250 * (tick + 1)), LIMIT);
             }
-            memory.follows(&answer, &term(7, "pg1"), &name("pg2"), MAX_LAG);
+            memory.follows(&answer, &Truth::Held(term(7, "pg1")), &name("pg2"), MAX_LAG);
         }
-        assert_eq!(memory.caught_up, Some(7));
+        assert_eq!(memory.caught_up.map(|last| last.term), Some(7));
         let mut story = Self { evidence: Evidence::default(), memory, now: at(10_000), fence: None };
         let last = answer(Some(term(7, "pg1")), vec![says("pg1", 7, State::Primary, 5000, "39")]);
         story.look(at(10_250), &last);
@@ -216,7 +216,10 @@ fn a_loss_that_is_unknown_or_too_large_is_refused() {
     assert_eq!(with(&|memory| memory.holder = Some((7, position(1, 6001)))), Some(Refusal::TooFarBehind));
     assert_eq!(with(&|memory| memory.holder = Some((7, position(1, 6000)))), None);
     assert_eq!(with(&|memory| memory.holder = Some((7, position(2, 5000)))), Some(Refusal::Diverged));
-    assert_eq!(with(&|memory| memory.caught_up = Some(6)), Some(Refusal::NotCaughtUp));
+    assert_eq!(
+        with(&|memory| memory.caught_up = memory.caught_up.map(|last| CaughtUp { term: 6, ..last })),
+        Some(Refusal::NotCaughtUp)
+    );
 }
 
 #[test]
@@ -293,7 +296,7 @@ struct Watch {
 impl Watch {
     fn turn(&self) -> Turn {
         let ack = |(voter, sent, term): &(&str, u64, Option<Term>)| {
-            (name(voter), Ack { sent: at(*sent), term: term.clone() })
+            (name(voter), Ack { sent: at(*sent), term: term.clone(), claimed: Some(at(*sent)) })
         };
         turn(&View {
             me: &name("pg1"),
@@ -307,6 +310,7 @@ impl Watch {
             fence: self.fence.as_ref(),
             promoting: self.promoting.as_ref(),
             holding: self.holding.as_ref(),
+            stood: false,
             eligible: false,
         })
     }
@@ -385,7 +389,7 @@ fn a_node_that_said_down_may_not_act_under_that_number_again() {
 fn a_restart_after_a_won_term_is_not_taken_for_a_death() {
     let mut watch = primary();
     watch.server = Server::Gone;
-    watch.promoting = Some(Promoting { term: 7, begun: at(9_000), pid: None });
+    watch.promoting = Some(Promoting { term: 7, begun: at(9_000), pid: None, ordered: false });
     let turn = watch.turn();
     assert_eq!((turn.state, turn.standing, turn.stop), (State::Promoting, 0, None));
 }
@@ -394,7 +398,7 @@ fn a_restart_after_a_won_term_is_not_taken_for_a_death() {
 fn a_promotion_that_loses_the_majority_is_stopped() {
     let mut watch = primary();
     watch.server = Server::Running { role: Role::Standby, answered: Some(at(9_900)) };
-    watch.promoting = Some(Promoting { term: 7, begun: at(9_000), pid: Some(1) });
+    watch.promoting = Some(Promoting { term: 7, begun: at(9_000), pid: Some(1), ordered: false });
     assert_eq!(watch.turn().standing, rank(7));
     watch.acks.clear();
     watch.holding = Some(Holding { term: term(7, "pg1"), acked: at(7_999) });

@@ -1,5 +1,6 @@
 //! The files pg-ha keeps on a node. `/run` forgets them at a reboot, `/var/lib` does not.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,7 +12,7 @@ use pg_ha_rules::evidence::{Evidence, Moment};
 use pg_ha_rules::fence::Fence;
 use pg_ha_rules::heartbeat::State;
 use pg_ha_rules::memory::Memory;
-use pg_ha_rules::names::Term;
+use pg_ha_rules::names::{NodeName, Term};
 use pg_ha_rules::standing::{Holding, Promoting};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,8 @@ pub struct Watch {
     pub memory: Memory,
     /// What it saw of each voter last.
     pub evidence: Evidence,
+    /// When each voter was asked what stands in the evidence.
+    pub asked: BTreeMap<NodeName, Moment>,
 }
 
 /// Where the files lie.

@@ -14,7 +14,7 @@ use crate::node::Node;
 use crate::session::{Session, SessionError};
 
 /// What the last voters get once a majority has answered.
-const STRAGGLERS: Duration = Duration::from_millis(50);
+pub const STRAGGLERS: Duration = Duration::from_millis(50);
 
 /// What a voter is asked, in one round trip.
 ///

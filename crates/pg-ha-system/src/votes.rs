@@ -32,12 +32,7 @@ pub enum Vote {
 pub fn store(session: &mut Session, base: Option<&Term>, new: &Term, deadline: Deadline) -> Result<Vote, SessionError> {
     let wait = deadline.remaining().as_millis().max(1);
     session.rows(&format!("SET lock_timeout = {wait}; SET statement_timeout = {wait}; SET idle_session_timeout = '10s'; SELECT pg_advisory_lock({LOCK})"), deadline)?;
-    let stored = session.rows(
-        "SELECT coalesce((SELECT setting FROM pg_file_settings WHERE name = 'pgha.term' ORDER BY seqno DESC LIMIT 1),
-                         current_setting('pgha.term', true)) AS term",
-        deadline,
-    )?;
-    let stored: Option<Term> = stored.first().and_then(|row| row.named("term")).and_then(|term| term.parse().ok());
+    let Stored::Shown(stored) = stored(session, deadline)? else { return Ok(Vote::Unknown(UNREADABLE.to_owned())) };
     if stored.as_ref() != base || stored.as_ref().is_some_and(|stored| stored.number >= new.number) {
         session.rows(&format!("SELECT pg_advisory_unlock({LOCK})"), deadline)?;
         return Ok(Vote::Refused(stored));
@@ -45,8 +40,35 @@ pub fn store(session: &mut Session, base: Option<&Term>, new: &Term, deadline: D
     // The first makes the server know the name; ALTER SYSTEM stands alone, since it takes no part in a transaction.
     session.rows(&format!("SET pgha.term = '{new}'"), deadline)?;
     session.rows(&format!("ALTER SYSTEM SET pgha.term = '{new}'"), deadline)?;
-    session.rows(&format!("SELECT pg_reload_conf(); SELECT pg_advisory_unlock({LOCK})"), deadline)?;
+    session.rows("SELECT pg_reload_conf()", deadline)?;
+    if self::stored(session, deadline)? != Stored::Shown(Some(new.clone())) {
+        return Ok(Vote::Unknown(UNREADABLE.to_owned()));
+    }
+    session.rows(&format!("SELECT pg_advisory_unlock({LOCK})"), deadline)?;
     Ok(Vote::Given)
+}
+
+const UNREADABLE: &str = "its configuration files have an error (SELECT * FROM pg_file_settings): it shows no new term";
+
+/// The term in a voter's files.
+#[derive(Debug, PartialEq, Eq)]
+enum Stored {
+    /// This one, or none.
+    Shown(Option<Term>),
+    /// A mistake in the files hides it. What the server goes by may be old, and a vote based on it given twice.
+    Hidden,
+}
+
+fn stored(session: &mut Session, deadline: Deadline) -> Result<Stored, SessionError> {
+    let rows = session.rows(
+        "SELECT (SELECT setting FROM pg_file_settings WHERE name = 'pgha.term' ORDER BY seqno DESC LIMIT 1) AS stored,
+                current_setting('pgha.term', true) AS applied",
+        deadline,
+    )?;
+    let field = |name: &str| rows.first().and_then(|row| row.named(name));
+    let stored: Option<Term> = field("stored").and_then(|term| term.parse().ok());
+    let hidden = stored.is_none() && field("applied").is_some_and(|applied| !applied.is_empty());
+    Ok(if hidden { Stored::Hidden } else { Stored::Shown(stored) })
 }
 
 /// Bids for `new` at every voter that answered in `evidence`, others first and in parallel, this node last.
@@ -74,8 +96,15 @@ pub fn bid(
     }
     drop(send);
     let mut votes = BTreeMap::new();
-    while let Ok((name, vote)) = receive.recv_timeout(deadline.remaining()) {
+    // One voter that hangs must not hold up the others' votes, and a bid that cannot be won leaves no trace here.
+    let needed = node.cluster.majority().saturating_sub(1);
+    let given = |votes: &BTreeMap<NodeName, Vote>| votes.values().filter(|vote| **vote == Vote::Given).count();
+    while given(&votes) < needed {
+        let Ok((name, vote)) = receive.recv_timeout(deadline.remaining() / 2) else { break };
         votes.insert(name, vote);
+    }
+    if given(&votes) < needed {
+        return votes;
     }
     if let Some(own) = evidence.answer(&node.me) {
         let vote = match (own_data, node.voters.get(&node.me)) {

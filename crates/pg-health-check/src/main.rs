@@ -12,7 +12,9 @@ use pg_ha_system::node::{CONFIG, Node};
 use pg_ha_system::session::Session;
 use pg_ha_system::{hook, observe};
 
-/// Has this node standing, and is pg-watch there to take it away again? No SQL, so no server can hold it up.
+/// Is pg-watch awake, so that this node's standing is true? No SQL, so no server can hold it up.
+///
+/// Whether the standing is 0 is not asked here: keepalived tracks that file itself, and sees it at once.
 ///
 /// Exit 0: yes. Exit 1: no; the reason stands on stdout.
 #[derive(Parser)]
@@ -65,28 +67,29 @@ fn main() {
 
 fn check(arguments: &Arguments, deadline: Deadline) -> Result<String, String> {
     let node = Node::load(&arguments.config, arguments.node.as_deref()).map_err(|error| error.to_string())?;
+    let awake = awake(&node);
     match arguments.role {
-        None => standing(&node),
+        None => awake,
         Some(Wanted::Primary) => {
-            let standing = standing(&node)?;
-            role(&node, Role::Primary, deadline).map(|server| format!("{standing}; {server}"))
+            let standing = Files::read_number(&node.files.standing());
+            let awake = awake?;
+            if standing == 0 {
+                return Err(awake);
+            }
+            role(&node, Role::Primary, deadline).map(|server| format!("{awake}; {server}"))
         }
         Some(Wanted::Standby) => role(&node, Role::Standby, deadline),
     }
 }
 
-/// The standing file, and pg-watch's last turn: a file alone would go on saying yes when pg-watch is gone.
-fn standing(node: &Node) -> Result<String, String> {
-    let standing = Files::read_number(&node.files.standing());
+/// pg-watch's last turn: a standing file alone would go on saying yes when pg-watch is gone.
+fn awake(node: &Node) -> Result<String, String> {
     let watch = node.files.watch().map_err(|error| error.to_string())?.ok_or("pg-watch has not run since the boot")?;
     let age = Moment(now_boottime()).since(watch.at);
     if age > node.timings.isolation_limit {
         return Err(format!("pg-watch's last turn was {:.1} s ago", age.as_secs_f64()));
     }
-    if standing == 0 {
-        return Err(format!("no standing: {}", watch.why));
-    }
-    Ok(format!("standing {standing}: {}", watch.why))
+    Ok(format!("{}, standing {}: {}", watch.state, watch.standing, watch.why))
 }
 
 fn role(node: &Node, wanted: Role, deadline: Deadline) -> Result<String, String> {

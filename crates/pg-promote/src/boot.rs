@@ -106,7 +106,12 @@ fn with_own_vote(node: &Node, mut evidence: Evidence) -> anyhow::Result<Evidence
 fn as_standby(node: &Node, term: &Term) -> anyhow::Result<Exit> {
     let seen = format!("term {term} is held by {}; this node starts as a standby", term.holder);
     node.files.set_fence(&Fence { reason: Reason::Superseded, term: term.clone(), seen: seen.clone() })?;
-    let signal = node.cluster.postgres.data.join("standby.signal");
+    let data = &node.cluster.postgres.data;
+    if votes::read_on_disk(data)?.is_none_or(|own| own.number < term.number) {
+        // This voter was away when the term was won.
+        votes::write_on_disk(data, term)?;
+    }
+    let signal = data.join("standby.signal");
     durable::replace(&signal, b"").with_context(|| format!("cannot write {}", signal.display()))?;
     log::warn!("{seen}");
     Ok(Exit::Ok)
@@ -114,7 +119,12 @@ fn as_standby(node: &Node, term: &Term) -> anyhow::Result<Exit> {
 
 /// Wins the next term for this node's own restart, and waits until pg-watch answers for it.
 fn bid(node: &Node, evidence: &Evidence, term: &Term, record: &mut Record) -> anyhow::Result<Option<Exit>> {
-    node.files.set_promoting(&Promoting { term: term.number, begun: Moment(now_boottime()), pid: None })?;
+    node.files.set_promoting(&Promoting {
+        term: term.number,
+        begun: Moment(now_boottime()),
+        pid: None,
+        ordered: false,
+    })?;
     let limit = Deadline::after(node.timings.isolation_limit.max(Duration::from_millis(500)));
     let votes: BTreeMap<_, _> = votes::bid(node, evidence, term, Some(&node.cluster.postgres.data), limit);
     record.step("bid");

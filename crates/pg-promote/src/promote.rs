@@ -4,17 +4,18 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use pg_ha_rules::evidence::{Evidence, Moment, Role};
+use pg_ha_rules::evidence::{Evidence, Moment, Role, Sight};
 use pg_ha_rules::exit::{Exit, Refusal};
 use pg_ha_rules::gate::{Row, Situation, Verdict, gate};
 use pg_ha_rules::heartbeat::State;
 use pg_ha_rules::memory::Memory;
-use pg_ha_rules::names::Term;
+use pg_ha_rules::names::{NodeName, Term};
 use pg_ha_rules::standing::Promoting;
 use pg_ha_system::clock::{Deadline, now_boottime};
+use pg_ha_system::files::Watch;
 use pg_ha_system::journal::Record;
 use pg_ha_system::node::Node;
-use pg_ha_system::observe::{self, observe};
+use pg_ha_system::observe;
 use pg_ha_system::session::Session;
 use pg_ha_system::{repmgr, votes};
 
@@ -32,14 +33,12 @@ struct Look {
     verdict: Verdict,
 }
 
+/// pg-watch's sessions answer in milliseconds; new ones would take a tenth of a second, twice in every promotion.
 fn look(node: &Node) -> anyhow::Result<Result<Look, Exit>> {
-    let answers = node.timings.isolation_limit.max(Duration::from_millis(300));
-    let evidence = observe(node, Deadline::after(answers));
-    let Some(mut memory) = memory(node)? else {
+    let Some((evidence, memory)) = ask_watch(node)? else {
         log::error!("refused: {} ({})", Refusal::NoWatch.meaning(), Refusal::NoWatch.hint());
         return Ok(Err(Exit::Refused(Refusal::NoWatch)));
     };
-    memory.saw_all(&evidence, &node.me, node.timings.isolation_limit);
     let fence = node.files.fence()?;
     let (rows, verdict) = gate(&Situation {
         me: &node.me,
@@ -56,11 +55,40 @@ fn look(node: &Node) -> anyhow::Result<Result<Look, Exit>> {
     Ok(Ok(Look { evidence, memory, rows, verdict }))
 }
 
+/// What pg-watch sees of each voter when it asks now, and what it remembers; `None` when it does not run here.
+///
+/// Who has not answered by `isolation_limit` is silent. Once a majority has, the others get a moment more.
+fn ask_watch(node: &Node) -> anyhow::Result<Option<(Evidence, Memory)>> {
+    let asked = Moment(now_boottime());
+    let mut until = Deadline::after(node.timings.isolation_limit.max(Duration::from_millis(300)));
+    // Nobody listens: pg-watch is gone, which its last turn will show.
+    let _ = node.files.nudge();
+    loop {
+        let now = Moment(now_boottime());
+        let Some(watch) = watch(node, now)? else { return Ok(None) };
+        let new = |name: &NodeName| watch.asked.get(name).is_some_and(|at| *at >= asked);
+        let sight = |name: &NodeName| watch.evidence.voters.get(name).filter(|_| new(name)).cloned();
+        let silent = || Sight::Silent("no answer in time".to_owned());
+        let voters = node.voters.keys().map(|name| (name.clone(), sight(name).unwrap_or_else(silent)));
+        let evidence = Evidence { at: now, voters: voters.collect() };
+        if node.voters.keys().all(new) || until.passed() {
+            return Ok(Some((evidence, watch.memory)));
+        }
+        if evidence.answers().count() >= node.cluster.majority() {
+            until = until.or_earlier(Deadline::after(observe::STRAGGLERS));
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// pg-watch's last turn, unless it is so old that pg-watch must be gone.
+fn watch(node: &Node, now: Moment) -> anyhow::Result<Option<Watch>> {
+    Ok(node.files.watch()?.filter(|watch| now.since(watch.at) <= node.timings.isolation_limit * 2))
+}
+
 /// What pg-watch remembers; `None` when it does not run here.
 pub(crate) fn memory(node: &Node) -> anyhow::Result<Option<Memory>> {
-    let watch = node.files.watch()?;
-    let now = Moment(now_boottime());
-    Ok(watch.filter(|watch| now.since(watch.at) <= node.timings.isolation_limit * 2).map(|watch| watch.memory))
+    Ok(watch(node, Moment(now_boottime()))?.map(|watch| watch.memory))
 }
 
 /// `--dry-run`.
@@ -115,6 +143,10 @@ pub(crate) fn promote(node: &Node, deadline: Deadline) -> anyhow::Result<Exit> {
                 break Exit::Ok;
             }
             Verdict::Refuse { reason, seen } => break refused(&mut record, reason, &seen),
+            // The server's start asks `--boot`, which needs this lock: not waited for here. pg-watch proposes again.
+            Verdict::Wait { reason: reason @ Refusal::NoServer, seen, .. } => {
+                break refused(&mut record, reason, &seen);
+            }
             Verdict::Wait { until, reason, seen } => {
                 // The deadline that kills is close: say why while there is time.
                 if Moment(deadline.boottime()).since(Moment(now_boottime())) < Duration::from_secs(2) {
@@ -148,20 +180,23 @@ fn refused(record: &mut Record, reason: Refusal, seen: &str) -> Exit {
 
 /// Bids for `term`, and promotes under it if it is won. `None`: look and bid again.
 fn bid(node: &Node, evidence: &Evidence, term: &Term, record: &mut Record) -> anyhow::Result<Option<Exit>> {
-    let pid = Some(std::process::id());
-    node.files.set_promoting(&Promoting { term: term.number, begun: Moment(now_boottime()), pid })?;
-    let won = win(node, evidence, term, record);
-    let exit = match won {
-        Ok(true) => act(node, term, record),
-        Ok(false) => Ok(None),
-        Err(error) => Err(error),
-    };
+    let mut marker =
+        Promoting { term: term.number, begun: Moment(now_boottime()), pid: Some(std::process::id()), ordered: false };
+    node.files.set_promoting(&marker)?;
+    let exit = win(node, evidence, term, record).and_then(|won| match won {
+        Some(won) => act(node, won, &mut marker, record),
+        None => Ok(None),
+    });
     let promoted = matches!(exit, Ok(Some(Exit::Ok)));
     if promoted {
-        wait_for_watch(node);
+        log::info!("promoted: this node is the primary, under term {term}");
+        wait_for_watch(node, State::Primary, term, Duration::from_secs(2))?;
     }
-    node.files.clear_promoting()?;
-    let _ = node.files.nudge();
+    // An order that did not end stays marked: pg-watch ends it, since nothing else can take it back.
+    if promoted || !marker.ordered {
+        node.files.clear_promoting()?;
+        let _ = node.files.nudge();
+    }
     if promoted {
         record.step("pg-watch sees it");
         aftermath(node, record);
@@ -169,51 +204,70 @@ fn bid(node: &Node, evidence: &Evidence, term: &Term, record: &mut Record) -> an
     exit
 }
 
-/// The marker stays until pg-watch has seen the primary itself: without either the standing would drop for a moment.
-fn wait_for_watch(node: &Node) {
-    let deadline = Deadline::after(Duration::from_secs(2));
+/// Waits until pg-watch has taken the term up, in this state: from then on it answers for this node.
+fn wait_for_watch(node: &Node, state: State, term: &Term, limit: Duration) -> anyhow::Result<bool> {
+    let deadline = Deadline::after(limit);
     while !deadline.passed() {
-        let _ = node.files.nudge();
-        if node.files.watch().is_ok_and(|watch| watch.is_some_and(|watch| watch.state == State::Primary)) {
-            return;
+        let watch = node.files.watch()?;
+        if watch.is_some_and(|watch| watch.state == state && watch.holding.is_some_and(|held| held.term == *term)) {
+            return Ok(true);
         }
-        thread::sleep(Duration::from_millis(10));
+        node.files.nudge().context("cannot reach pg-watch")?;
+        thread::sleep(Duration::from_millis(5));
     }
-    log::warn!("pg-watch has not seen the promoted server yet");
+    log::warn!("pg-watch does not take term {term} up ({state})");
+    Ok(false)
+}
+
+/// A won term: until when the promotion may be ordered, and the session to order it in.
+struct Won {
+    until: Deadline,
+    session: Session,
 }
 
 /// Row 6: the term at a majority, and the rows before it once more, under it.
-fn win(node: &Node, evidence: &Evidence, term: &Term, record: &mut Record) -> anyhow::Result<bool> {
+fn win(node: &Node, evidence: &Evidence, term: &Term, record: &mut Record) -> anyhow::Result<Option<Won>> {
     log::info!("bidding for term {term}");
-    let limit = node.timings.isolation_limit.max(Duration::from_millis(500));
-    let votes = votes::bid(node, evidence, term, None, Deadline::after(limit));
+    let limit = Deadline::after(node.timings.isolation_limit.max(Duration::from_millis(500)));
+    let own = node.voters.get(&node.me).context("this node is no voter")?;
+    let session = Session::open(own, limit)?;
+    let votes = votes::bid(node, evidence, term, None, limit);
     record.step("bid");
     let given: Vec<_> = votes.iter().map(|(voter, vote)| format!("{voter}: {vote:?}")).collect();
     record.set("term", term);
     record.set("votes", &given);
     if !votes::won(&votes, node.cluster.majority()) {
         log::warn!("term {term} was not won ({})", given.join("; "));
-        return Ok(false);
+        return Ok(None);
     }
-    // The standing is raised by pg-watch, which sees the term now: the address comes up while the server is promoted.
+    let until = Deadline::after(WON_FOR);
+    // pg-watch sees the term now and raises the standing: the address comes up while the server is promoted.
     node.files.nudge().context("cannot reach pg-watch")?;
-    let won = now_boottime();
-    let again = look(node)?;
-    record.step("look again");
-    let confirmed = matches!(again, Ok(Look { verdict: Verdict::Bid(_), .. }));
-    let in_time = now_boottime().saturating_sub(won) <= WON_FOR;
-    if !(confirmed && in_time) {
-        let seen = again.map_or_else(|_| "pg-watch is gone".to_owned(), |look| format!("{:?}", look.verdict));
-        log::warn!("term {term} was won, but is void: {seen}");
+    match look(node)? {
+        Ok(Look { verdict: Verdict::Bid(_), .. }) => {}
+        Ok(look) => {
+            log::warn!("term {term} was won, but is void: {:?}", look.verdict);
+            return Ok(None);
+        }
+        Err(_) => return Ok(None),
     }
-    Ok(confirmed && in_time)
+    record.step("look again");
+    let taken = wait_for_watch(node, State::Promoting, term, until.remaining())?;
+    record.step("pg-watch takes it up");
+    Ok(taken.then_some(Won { until, session }))
 }
 
 /// Promotes the own server and waits until it is writable.
-fn act(node: &Node, term: &Term, record: &mut Record) -> anyhow::Result<Option<Exit>> {
-    let conninfo = node.voters.get(&node.me).context("this node is no voter")?;
+fn act(node: &Node, won: Won, marker: &mut Promoting, record: &mut Record) -> anyhow::Result<Option<Exit>> {
+    let Won { until, mut session } = won;
+    *marker = Promoting { pid: None, ordered: true, ..marker.clone() };
+    node.files.set_promoting(marker)?;
+    if until.passed() {
+        log::warn!("the term was won too long ago to be acted under");
+        marker.ordered = false;
+        return Ok(None);
+    }
     let deadline = Deadline::after(PROMOTION);
-    let mut session = Session::open(conninfo, deadline)?;
     session.rows("SELECT pg_promote(wait => false)", deadline)?;
     record.step("order");
     while !deadline.passed() {
@@ -221,7 +275,6 @@ fn act(node: &Node, term: &Term, record: &mut Record) -> anyhow::Result<Option<E
         if answer.role == Role::Primary {
             record.step("promotion");
             record.set("position", answer.position);
-            log::info!("promoted: this node is the primary, under term {term}");
             return Ok(Some(Exit::Ok));
         }
         thread::sleep(Duration::from_millis(5));

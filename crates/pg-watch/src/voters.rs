@@ -6,13 +6,13 @@ use std::thread;
 use std::time::Duration;
 
 use pg_ha_rules::evidence::{Moment, Sight};
-use pg_ha_rules::heartbeat::Heartbeat;
-use pg_ha_rules::names::NodeName;
+use pg_ha_rules::heartbeat::{Heartbeat, State};
+use pg_ha_rules::names::{NodeName, Term};
 use pg_ha_system::clock::{Deadline, now_boottime};
 use pg_ha_system::conninfo::ConnInfo;
 use pg_ha_system::node::Node;
-use pg_ha_system::observe;
 use pg_ha_system::session::Session;
+use pg_ha_system::{observe, votes};
 
 use crate::watch::Event;
 
@@ -85,12 +85,27 @@ fn keep(
             session = Some(open);
             Ok(answer)
         });
+        if let Ok(answer) = &answer {
+            teach(conninfo, &said, answer.term.as_ref(), deadline);
+        }
         let sight = answer.map_or_else(|error| observe::sight(&error), Sight::Answered);
         if events
-            .send(Event::Saw { voter: name.clone(), sent, at: Moment(now_boottime()), sight: Box::new(sight) })
+            .send(Event::Saw { voter: name.clone(), said, sent, at: Moment(now_boottime()), sight: Box::new(sight) })
             .is_err()
         {
             return;
         }
     }
+}
+
+/// A voter that was away when the term was won learns it from its holder: else the next voter lost would leave a holder
+/// without its majority, although one answers.
+fn teach(conninfo: &ConnInfo, said: &Heartbeat, stored: Option<&Term>, deadline: Deadline) {
+    if said.state != State::Primary || stored.is_some_and(|stored| stored.number >= said.term) {
+        return;
+    }
+    let term = Term { number: said.term, holder: said.node.clone() };
+    let vote =
+        Session::open(conninfo, deadline).and_then(|mut session| votes::store(&mut session, stored, &term, deadline));
+    log::info!("a voter did not know term {term} yet: {vote:?}");
 }

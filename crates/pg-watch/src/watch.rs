@@ -41,6 +41,8 @@ pub(crate) enum Event {
     Saw {
         /// Which.
         voter: NodeName,
+        /// What it was told.
+        said: Heartbeat,
         /// When the heartbeat was sent.
         sent: Moment,
         /// When the answer came in.
@@ -75,6 +77,7 @@ struct Watcher {
     guard: Guard,
     acks: BTreeMap<NodeName, Ack>,
     evidence: Evidence,
+    asked: BTreeMap<NodeName, Moment>,
     memory: Memory,
     holding: Option<Holding>,
     own: Own,
@@ -110,6 +113,7 @@ pub(crate) fn run(node: Node, config: &Path) -> anyhow::Result<()> {
         guard,
         acks: BTreeMap::new(),
         evidence: Evidence::default(),
+        asked: BTreeMap::new(),
         memory: before.as_ref().map(|before| before.memory.clone()).unwrap_or_default(),
         holding: before.and_then(|before| before.holding),
         own: Own::default(),
@@ -135,6 +139,13 @@ fn listen(files: &Files, events: Sender<Event>) -> std::io::Result<()> {
     thread::Builder::new().name("nudge".to_owned()).spawn(wait).map(drop)
 }
 
+/// Is what was said a claim to be primary, and does the voter show it to the others? Where it does not (its
+/// `track_activities` is off), no bidder would be held off by it.
+fn shows_claim(answer: &Answer, said: &Heartbeat) -> bool {
+    let mut shown = answer.heartbeats.iter().map(|beat| &beat.said);
+    said.state.claims() && shown.any(|s| s.node == said.node && s.term == said.term && s.state.claims())
+}
+
 impl Watcher {
     fn go(mut self, inbox: &Receiver<Event>) -> anyhow::Result<()> {
         let mut ready = false;
@@ -156,9 +167,17 @@ impl Watcher {
     /// Takes in an event; true: say the heartbeat again at once.
     fn take(&mut self, event: Event) -> bool {
         match event {
-            Event::Saw { voter, sent, at, sight } => {
+            Event::Saw { voter, said, sent, at, sight } => {
                 if let Sight::Answered(answer) = &*sight {
-                    self.acks.insert(voter.clone(), Ack { sent, term: answer.term.clone() });
+                    let claimed = if shows_claim(answer, &said) {
+                        Some(sent)
+                    } else {
+                        self.acks
+                            .get(&voter)
+                            .filter(|before| before.term == answer.term)
+                            .and_then(|before| before.claimed)
+                    };
+                    self.acks.insert(voter.clone(), Ack { sent, term: answer.term.clone(), claimed });
                     self.memory.saw(&voter, answer, &self.node.me, at, self.node.timings.isolation_limit);
                     if voter == self.node.me && self.own.postmaster.is_some() && sent >= self.own.found {
                         self.own.said = Some((answer.clone(), sent));
@@ -171,6 +190,7 @@ impl Watcher {
                     *asked = sent;
                 }
                 self.evidence.at = at;
+                self.asked.insert(voter.clone(), sent);
                 self.evidence.voters.insert(voter, *sight);
                 false
             }
@@ -188,8 +208,8 @@ impl Watcher {
     fn turn(&mut self, nudged: bool) {
         let now = Moment(now_boottime());
         let truth = self.truth(now);
-        if let (Truth::Held(term), Some((answer, _))) = (&truth, &self.own.said) {
-            self.memory.follows(answer, term, &self.node.me, self.node.cluster.failover.max_lag.0);
+        if let Some((answer, _)) = &self.own.said {
+            self.memory.follows(answer, &truth, &self.node.me, self.node.cluster.failover.max_lag.0);
         }
         let fence = self.fence();
         let turn = self.decide(now, &truth, fence.as_ref());
@@ -198,7 +218,7 @@ impl Watcher {
             let fence = order.term.map(|term| Fence { reason: order.reason, term, seen: order.seen.clone() });
             let stopped = stop::stop(&self.node, &self.data, fence.as_ref(), &order.seen);
             self.own = Own::default();
-            self.unwritten = fence.filter(|_| !(stopped.gone && stopped.fenced));
+            self.unwritten = fence.filter(|_| !stopped.fenced);
             // Say what is left of it at once: `down` spares the others the hold.
             let fence = self.fence();
             let after = self.decide(Moment(now_boottime()), &truth, fence.as_ref());
@@ -225,7 +245,13 @@ impl Watcher {
                 }
                 Err(_) => Some(fence),
             },
-            Ok(fence) => fence.or_else(|| self.unwritten.clone()),
+            Ok(fence) => {
+                let rejoined = self.unwritten.as_ref().is_some_and(|unwritten| self.memory.lifts(unwritten));
+                if fence.is_some() || rejoined {
+                    self.unwritten = None;
+                }
+                fence.or_else(|| self.unwritten.clone())
+            }
             Err(error) => {
                 log::error!("{error}");
                 let term = self
@@ -243,7 +269,7 @@ impl Watcher {
         if self.own.said.is_none() && self.node.has_server() {
             // While the server cannot be asked, this node's vote is what stands on its disk.
             if let Ok(term) = votes::read_on_disk(&self.data) {
-                self.acks.insert(self.node.me.clone(), Ack { sent: now, term });
+                self.acks.insert(self.node.me.clone(), Ack { sent: now, term, claimed: Some(now) });
             }
         }
         let promoting = self.node.files.promoting().unwrap_or_default();
@@ -260,14 +286,27 @@ impl Watcher {
             server,
             fence,
             promoting: promoting.as_ref(),
+            stood: self.stood(),
             holding: self.holding.as_ref(),
             eligible: fence.is_none() && !hindered && self.memory.eligible(truth, &self.node.me),
         };
         let mut turn = standing::turn(&view);
+        if turn.state == State::Primary && promoting.is_some_and(|marker| marker.pid.is_none()) {
+            // The start, or the promotion, has ended well: a death from now on is a death.
+            if let Err(error) = self.node.files.clear_promoting() {
+                log::warn!("cannot take back the marker of the promotion: {error}");
+            }
+        }
         if turn.state == State::Down && self.unwritten.is_some() {
             turn.state = State::Unfit;
         }
         turn
+    }
+
+    /// Does the standing file give this node the rank of the term it holds?
+    fn stood(&self) -> bool {
+        let standing = Files::read_number(&self.node.files.standing());
+        self.holding.as_ref().is_some_and(|held| standing == term::rank(held.term.number))
     }
 
     /// Looks at the processes only while no postmaster is known: a known one is watched by its descriptor.
@@ -276,6 +315,7 @@ impl Watcher {
             return Server::Gone;
         }
         if self.own.postmaster.is_none() {
+            self.follow_data();
             let Some(pid) = processes::postmaster(&self.data) else {
                 return if processes::of_cluster(&self.data).is_empty() { Server::Gone } else { Server::Orphans };
             };
@@ -290,6 +330,23 @@ impl Watcher {
             |(answer, _)| answer.role,
         );
         Server::Running { role, answered: said.map(|(_, asked)| *asked) }
+    }
+
+    /// The directory may have been made, or moved, since pg-watch began; the guard knows processes by it too.
+    fn follow_data(&mut self) {
+        let data = self.node.data();
+        if data != self.data {
+            log::info!("the data directory is {}", data.display());
+            self.data = data;
+            self.start_guard();
+        }
+    }
+
+    fn start_guard(&mut self) {
+        match Guard::start(&self.config, &self.node) {
+            Ok(guard) => self.guard = guard,
+            Err(error) => log::error!("{error:#}"),
+        }
     }
 
     fn follow_process(&self, pid: Pid) -> std::io::Result<()> {
@@ -317,7 +374,7 @@ impl Watcher {
                 log::error!("cannot write {}: {error}", path.display());
             }
         }
-        let position = self.own.said.as_ref().and_then(|(answer, _)| answer.position);
+        let position = self.own.said.as_ref().and_then(|(answer, _)| self.memory.position(answer));
         let heartbeat = Heartbeat {
             node: self.node.me.clone(),
             term: turn.term,
@@ -329,10 +386,7 @@ impl Watcher {
         self.holding.clone_from(&turn.holding);
         if !self.guard.lives() {
             log::warn!("the guard has ended; starting another");
-            match Guard::start(&self.config, &self.node) {
-                Ok(guard) => self.guard = guard,
-                Err(error) => log::error!("{error:#}"),
-            }
+            self.start_guard();
         }
         let guarded = turn.state.claims().then_some(turn.holding.as_ref()).flatten();
         if turn.stop.is_some() {
@@ -356,6 +410,7 @@ impl Watcher {
             holding: turn.holding.clone(),
             memory: self.memory.clone(),
             evidence: self.evidence.clone(),
+            asked: self.asked.clone(),
         };
         if let Err(error) = self.node.files.write_watch(&watch) {
             log::error!("cannot write watch.json: {error}");
