@@ -5,6 +5,7 @@ mod checker;
 mod client;
 mod clock;
 mod command;
+mod demo;
 mod evidence;
 mod fault;
 mod fingerprint;
@@ -66,6 +67,8 @@ enum Command {
         #[command(subcommand)]
         action: Client,
     },
+    /// Two failovers, told from the evidence; boots the machines and takes them away (scripts/demo)
+    Demo(demo::Options),
     /// List the scenarios and what each one promises
     Scenarios,
     /// Run a scenario, or all of them, each from a fresh boot
@@ -104,7 +107,7 @@ enum Client {
 
 fn main() -> ExitCode {
     match perform(Command::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("lab: {error:#}");
             ExitCode::FAILURE
@@ -112,9 +115,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn perform(command: Command) -> Result<()> {
+fn perform(command: Command) -> Result<ExitCode> {
     let lab = Lab::new()?;
-    match command {
+    let done = match command {
+        Command::Demo(options) => return demo::run(&lab, options),
         Command::Up { topology, profile } => {
             let _lock = Lab::lock()?;
             lab.up(topology, profile)
@@ -150,5 +154,6 @@ fn perform(command: Command) -> Result<()> {
                 Ok(())
             }
         },
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
