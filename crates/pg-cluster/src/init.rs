@@ -12,8 +12,8 @@ use pg_ha_system::command;
 use pg_ha_system::node::Node;
 use pg_ha_system::observe::observe;
 use pg_ha_system::passfile::{self, Login};
-use pg_ha_system::session::{quote_identifier, quote_literal};
-use pg_ha_system::votes;
+use pg_ha_system::session::{Session, quote_identifier, quote_literal};
+use pg_ha_system::votes::{self, Own};
 
 pub(crate) fn init(node: &Node) -> anyhow::Result<Exit> {
     if !nix::unistd::getuid().is_root() {
@@ -47,7 +47,10 @@ pub(crate) fn init(node: &Node) -> anyhow::Result<Exit> {
         }
     }
     let first = term::next(&evidence, &node.me);
-    let votes = votes::bid(node, &evidence, &first, None, Deadline::after(Duration::from_secs(5)));
+    let deadline = Deadline::after(Duration::from_secs(5));
+    let own = node.voters.get(&node.me).context("this machine is no voter")?;
+    let mut session = Session::open(own, deadline)?;
+    let votes = votes::bid(node, &evidence, &first, Own::Server(&mut session), deadline);
     if !votes::won(&votes, majority) {
         bail!("term {first} was not stored at a majority: {votes:?}");
     }

@@ -14,10 +14,13 @@ pub fn promoted(node: &Node, deadline: Deadline) -> Result<(), SessionError> {
         &node.me,
         &format!(
             "UPDATE repmgr.nodes SET active = false WHERE type = 'primary' AND node_id <> {id};
-             UPDATE repmgr.nodes SET type = 'primary', upstream_node_id = NULL, active = true WHERE node_id = {id};
              UPDATE repmgr.nodes SET upstream_node_id = {id} WHERE type = 'standby' AND node_id <> {id};
+             WITH changed AS (
+                 UPDATE repmgr.nodes SET type = 'primary', upstream_node_id = NULL, active = true
+                  WHERE node_id = {id} AND (type <> 'primary' OR NOT active) RETURNING node_id
+             )
              INSERT INTO repmgr.events (node_id, event, successful, details)
-             VALUES ({id}, 'standby_promote', true, 'by pg-promote')"
+             SELECT node_id, 'standby_promote', true, 'by pg-promote' FROM changed"
         ),
         deadline,
     )

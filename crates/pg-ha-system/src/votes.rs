@@ -12,7 +12,7 @@ use pg_ha_rules::names::{NodeName, Term};
 use crate::clock::Deadline;
 use crate::durable;
 use crate::node::Node;
-use crate::session::{Session, SessionError};
+use crate::session::{Row, Session, SessionError};
 
 /// The advisory lock that serialises writers of one voter's term; any number that nobody else uses.
 const LOCK: i64 = 0x7067_6861;
@@ -28,11 +28,31 @@ pub enum Vote {
     Unknown(String),
 }
 
+/// How this node's own vote is cast.
+#[derive(Debug)]
+pub enum Own<'a> {
+    /// By its server.
+    Server(&'a mut Session),
+    /// On the disk of this data directory, since its server does not run.
+    Disk(&'a Path),
+}
+
+/// A voter's term as its files have it: an `ALTER SYSTEM` shows at once. Where a mistake in them hides it, what the
+/// server goes by may be old, and a vote based on it would be given twice.
+const READ: &str = "SELECT (SELECT setting FROM pg_file_settings WHERE name = 'pgha.term' ORDER BY seqno DESC LIMIT 1)
+    AS stored, current_setting('pgha.term', true) AS applied";
+
 /// Stores `new` on the voter behind `session` if it still stores `base`.
 pub fn store(session: &mut Session, base: Option<&Term>, new: &Term, deadline: Deadline) -> Result<Vote, SessionError> {
     let wait = deadline.remaining().as_millis().max(1);
-    session.rows(&format!("SET lock_timeout = {wait}; SET statement_timeout = {wait}; SET idle_session_timeout = '10s'; SELECT pg_advisory_lock({LOCK})"), deadline)?;
-    let Stored::Shown(stored) = stored(session, deadline)? else { return Ok(Vote::Unknown(UNREADABLE.to_owned())) };
+    let rows = session.rows(
+        &format!(
+            "SET lock_timeout = {wait}; SET statement_timeout = {wait}; SET idle_session_timeout = '10s';
+             SELECT pg_advisory_lock({LOCK}); {READ}"
+        ),
+        deadline,
+    )?;
+    let Some(stored) = shown(&rows) else { return Ok(Vote::Unknown(HIDDEN.to_owned())) };
     if stored.as_ref() != base || stored.as_ref().is_some_and(|stored| stored.number >= new.number) {
         session.rows(&format!("SELECT pg_advisory_unlock({LOCK})"), deadline)?;
         return Ok(Vote::Refused(stored));
@@ -40,48 +60,26 @@ pub fn store(session: &mut Session, base: Option<&Term>, new: &Term, deadline: D
     // The first makes the server know the name; ALTER SYSTEM stands alone, since it takes no part in a transaction.
     session.rows(&format!("SET pgha.term = '{new}'"), deadline)?;
     session.rows(&format!("ALTER SYSTEM SET pgha.term = '{new}'"), deadline)?;
-    session.rows("SELECT pg_reload_conf()", deadline)?;
-    if self::stored(session, deadline)? != Stored::Shown(Some(new.clone())) {
-        return Ok(Vote::Unknown(UNREADABLE.to_owned()));
-    }
-    session.rows(&format!("SELECT pg_advisory_unlock({LOCK})"), deadline)?;
-    Ok(Vote::Given)
+    let rows =
+        session.rows(&format!("SELECT pg_reload_conf(); {READ}; SELECT pg_advisory_unlock({LOCK})"), deadline)?;
+    let given = shown(&rows).flatten().as_ref() == Some(new);
+    Ok(if given { Vote::Given } else { Vote::Unknown(HIDDEN.to_owned()) })
 }
 
-const UNREADABLE: &str = "its configuration files have an error (SELECT * FROM pg_file_settings): it shows no new term";
+const HIDDEN: &str = "its configuration files have an error (SELECT * FROM pg_file_settings): it shows no new term";
 
-/// The term in a voter's files.
-#[derive(Debug, PartialEq, Eq)]
-enum Stored {
-    /// This one, or none.
-    Shown(Option<Term>),
-    /// A mistake in the files hides it. What the server goes by may be old, and a vote based on it given twice.
-    Hidden,
-}
-
-fn stored(session: &mut Session, deadline: Deadline) -> Result<Stored, SessionError> {
-    let rows = session.rows(
-        "SELECT (SELECT setting FROM pg_file_settings WHERE name = 'pgha.term' ORDER BY seqno DESC LIMIT 1) AS stored,
-                current_setting('pgha.term', true) AS applied",
-        deadline,
-    )?;
-    let field = |name: &str| rows.first().and_then(|row| row.named(name));
-    let stored: Option<Term> = field("stored").and_then(|term| term.parse().ok());
-    let hidden = stored.is_none() && field("applied").is_some_and(|applied| !applied.is_empty());
-    Ok(if hidden { Stored::Hidden } else { Stored::Shown(stored) })
+/// What `READ` gave: the stored term or none, where the files show it.
+#[expect(clippy::option_option, reason = "no answer, and the answer that there is none")]
+fn shown(rows: &[Row]) -> Option<Option<Term>> {
+    let row = rows.iter().find(|row| row.columns().iter().any(|column| column == "stored"))?;
+    let stored: Option<Term> = row.named("stored").and_then(|term| term.parse().ok());
+    let hidden = stored.is_none() && row.named("applied").is_some_and(|applied| !applied.is_empty());
+    (!hidden).then_some(stored)
 }
 
 /// Bids for `new` at every voter that answered in `evidence`, others first and in parallel, this node last.
-///
-/// `own_data`: cast the own vote on the disk of this data directory, since its server does not run.
 #[must_use]
-pub fn bid(
-    node: &Node,
-    evidence: &Evidence,
-    new: &Term,
-    own_data: Option<&Path>,
-    deadline: Deadline,
-) -> BTreeMap<NodeName, Vote> {
+pub fn bid(node: &Node, evidence: &Evidence, new: &Term, own: Own, deadline: Deadline) -> BTreeMap<NodeName, Vote> {
     let (send, receive) = mpsc::channel();
     let others = evidence.answers().filter(|(name, _)| **name != node.me);
     for (name, base) in others.map(|(name, answer)| (name.clone(), answer.term.clone())) {
@@ -106,17 +104,12 @@ pub fn bid(
     if given(&votes) < needed {
         return votes;
     }
-    if let Some(own) = evidence.answer(&node.me) {
-        let vote = match (own_data, node.voters.get(&node.me)) {
-            (Some(data), _) => {
-                store_on_disk(data, own.term.as_ref(), new).unwrap_or_else(|e| Vote::Unknown(e.to_string()))
-            }
-            (None, Some(conninfo)) => Session::open(conninfo, deadline)
-                .and_then(|mut session| store(&mut session, own.term.as_ref(), new, deadline))
-                .unwrap_or_else(|error| Vote::Unknown(error.to_string())),
-            (None, None) => Vote::Unknown("this node is no voter".to_owned()),
+    if let Some(base) = evidence.answer(&node.me).map(|answer| answer.term.as_ref()) {
+        let vote = match own {
+            Own::Disk(data) => store_on_disk(data, base, new).map_err(|error| error.to_string()),
+            Own::Server(session) => store(session, base, new, deadline).map_err(|error| error.to_string()),
         };
-        votes.insert(node.me.clone(), vote);
+        votes.insert(node.me.clone(), vote.unwrap_or_else(Vote::Unknown));
     }
     votes
 }

@@ -16,7 +16,7 @@ use pg_ha_system::durable;
 use pg_ha_system::journal::Record;
 use pg_ha_system::node::Node;
 use pg_ha_system::observe::observe;
-use pg_ha_system::votes;
+use pg_ha_system::votes::{self, Own};
 
 use crate::promote::memory;
 
@@ -126,7 +126,7 @@ fn bid(node: &Node, evidence: &Evidence, term: &Term, record: &mut Record) -> an
         ordered: false,
     })?;
     let limit = Deadline::after(node.timings.isolation_limit.max(Duration::from_millis(500)));
-    let votes: BTreeMap<_, _> = votes::bid(node, evidence, term, Some(&node.cluster.postgres.data), limit);
+    let votes: BTreeMap<_, _> = votes::bid(node, evidence, term, Own::Disk(&node.cluster.postgres.data), limit);
     record.step("bid");
     record.set("votes", votes.iter().map(|(voter, vote)| format!("{voter}: {vote:?}")).collect::<Vec<_>>());
     if !votes::won(&votes, node.cluster.majority()) {

@@ -16,8 +16,9 @@ use pg_ha_system::files::Watch;
 use pg_ha_system::journal::Record;
 use pg_ha_system::node::Node;
 use pg_ha_system::observe;
-use pg_ha_system::session::Session;
-use pg_ha_system::{repmgr, votes};
+use pg_ha_system::repmgr;
+use pg_ha_system::session::{Session, SessionError};
+use pg_ha_system::votes::{self, Own};
 
 /// How long after the bid was won the promotion may still be ordered; later it might meet another's.
 const WON_FOR: Duration = Duration::from_millis(500);
@@ -128,6 +129,20 @@ pub(crate) fn promote(node: &Node, deadline: Deadline) -> anyhow::Result<Exit> {
         bail!("another pg-promote runs here and does not end")
     };
     record.step("lock");
+    let exit = decide(node, deadline, &mut record);
+    match &exit {
+        Ok(Exit::Ok) => record.end("primary")?,
+        Ok(_) => record.end("not promoted")?,
+        Err(error) => {
+            record.set("error", format!("{error:#}"));
+            record.end("failed")?;
+        }
+    }
+    exit
+}
+
+/// Looks, asks the gate, bids, until there is an answer.
+fn decide(node: &Node, deadline: Deadline, record: &mut Record) -> anyhow::Result<Exit> {
     let mut waited: Option<String> = None;
     let exit = loop {
         let look = match look(node)? {
@@ -140,17 +155,19 @@ pub(crate) fn promote(node: &Node, deadline: Deadline) -> anyhow::Result<Exit> {
         match look.verdict {
             Verdict::Primary(term) => {
                 log::info!("this node is the primary already, under term {term}");
+                // What a run that was killed half way has not got to.
+                aftermath(node, record);
                 break Exit::Ok;
             }
-            Verdict::Refuse { reason, seen } => break refused(&mut record, reason, &seen),
+            Verdict::Refuse { reason, seen } => break refused(record, reason, &seen),
             // The server's start asks `--boot`, which needs this lock: not waited for here. pg-watch proposes again.
             Verdict::Wait { reason: reason @ Refusal::NoServer, seen, .. } => {
-                break refused(&mut record, reason, &seen);
+                break refused(record, reason, &seen);
             }
             Verdict::Wait { until, reason, seen } => {
                 // The deadline that kills is close: say why while there is time.
                 if Moment(deadline.boottime()).since(Moment(now_boottime())) < Duration::from_secs(2) {
-                    break refused(&mut record, reason, &seen);
+                    break refused(record, reason, &seen);
                 }
                 if waited.as_ref() != Some(&seen) {
                     log::info!("waiting: {seen}");
@@ -160,14 +177,13 @@ pub(crate) fn promote(node: &Node, deadline: Deadline) -> anyhow::Result<Exit> {
                 thread::sleep(until.since(Moment(now_boottime())).min(node.timings.heartbeat));
             }
             Verdict::Bid(term) => {
-                if let Some(exit) = bid(node, &look.evidence, &term, &mut record)? {
+                if let Some(exit) = bid(node, &look.evidence, &term, record)? {
                     break exit;
                 }
                 thread::sleep(jitter(node.timings.heartbeat));
             }
         }
     };
-    record.end(if exit == Exit::Ok { "primary" } else { "not promoted" })?;
     Ok(exit)
 }
 
@@ -230,8 +246,9 @@ fn win(node: &Node, evidence: &Evidence, term: &Term, record: &mut Record) -> an
     log::info!("bidding for term {term}");
     let limit = Deadline::after(node.timings.isolation_limit.max(Duration::from_millis(500)));
     let own = node.voters.get(&node.me).context("this node is no voter")?;
-    let session = Session::open(own, limit)?;
-    let votes = votes::bid(node, evidence, term, None, limit);
+    let mut session = Session::open(own, limit)?;
+    record.step("session");
+    let votes = votes::bid(node, evidence, term, Own::Server(&mut session), limit);
     record.step("bid");
     let given: Vec<_> = votes.iter().map(|(voter, vote)| format!("{voter}: {vote:?}")).collect();
     record.set("term", term);
@@ -271,11 +288,15 @@ fn act(node: &Node, won: Won, marker: &mut Promoting, record: &mut Record) -> an
     session.rows("SELECT pg_promote(wait => false)", deadline)?;
     record.step("order");
     while !deadline.passed() {
-        let answer = observe::ask(&mut session, None, deadline)?;
-        if answer.role == Role::Primary {
-            record.step("promotion");
-            record.set("position", answer.position);
-            return Ok(Some(Exit::Ok));
+        match observe::ask(&mut session, None, deadline) {
+            Ok(answer) if answer.role == Role::Primary => {
+                record.step("promotion");
+                record.set("position", answer.position);
+                return Ok(Some(Exit::Ok));
+            }
+            // Some functions fail when recovery ends in the middle of the question.
+            Ok(_) | Err(SessionError::Sql { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
         thread::sleep(Duration::from_millis(5));
     }
