@@ -23,6 +23,9 @@ use pg_ha_system::votes::{self, Own};
 /// How long after the bid was won the promotion may still be ordered; later it might meet another's.
 const WON_FOR: Duration = Duration::from_millis(500);
 
+/// How long the own server has for a session.
+const ANSWER: Duration = Duration::from_secs(2);
+
 /// How long the server has to become writable once ordered.
 const PROMOTION: Duration = Duration::from_secs(8);
 
@@ -144,6 +147,10 @@ pub(crate) fn promote(node: &Node, deadline: Deadline) -> anyhow::Result<Exit> {
 /// Looks, asks the gate, bids, until there is an answer.
 fn decide(node: &Node, deadline: Deadline, record: &mut Record) -> anyhow::Result<Exit> {
     let mut waited: Option<String> = None;
+    let own = node.voters.get(&node.me).context("this node is no voter")?.clone();
+    // A new session takes as long as the look itself: opened meanwhile, kept for the first bid.
+    let open = move || Session::open(&own, Deadline::after(ANSWER));
+    let mut opening = Some(thread::spawn(open.clone()));
     let exit = loop {
         let look = match look(node)? {
             Ok(look) => look,
@@ -177,7 +184,10 @@ fn decide(node: &Node, deadline: Deadline, record: &mut Record) -> anyhow::Resul
                 thread::sleep(until.since(Moment(now_boottime())).min(node.timings.heartbeat));
             }
             Verdict::Bid(term) => {
-                if let Some(exit) = bid(node, &look.evidence, &term, record)? {
+                let opened = opening.take().and_then(|thread| thread.join().ok()).and_then(Result::ok);
+                let session = opened.filter(|session| !session.is_lost()).map_or_else(&open, Ok)?;
+                record.step("session");
+                if let Some(exit) = bid(node, &look.evidence, &term, session, record)? {
                     break exit;
                 }
                 thread::sleep(jitter(node.timings.heartbeat));
@@ -195,11 +205,17 @@ fn refused(record: &mut Record, reason: Refusal, seen: &str) -> Exit {
 }
 
 /// Bids for `term`, and promotes under it if it is won. `None`: look and bid again.
-fn bid(node: &Node, evidence: &Evidence, term: &Term, record: &mut Record) -> anyhow::Result<Option<Exit>> {
+fn bid(
+    node: &Node,
+    evidence: &Evidence,
+    term: &Term,
+    session: Session,
+    record: &mut Record,
+) -> anyhow::Result<Option<Exit>> {
     let mut marker =
         Promoting { term: term.number, begun: Moment(now_boottime()), pid: Some(std::process::id()), ordered: false };
     node.files.set_promoting(&marker)?;
-    let exit = win(node, evidence, term, record).and_then(|won| match won {
+    let exit = win(node, evidence, term, session, record).and_then(|won| match won {
         Some(won) => act(node, won, &mut marker, record),
         None => Ok(None),
     });
@@ -242,12 +258,15 @@ struct Won {
 }
 
 /// Row 6: the term at a majority, and the rows before it once more, under it.
-fn win(node: &Node, evidence: &Evidence, term: &Term, record: &mut Record) -> anyhow::Result<Option<Won>> {
+fn win(
+    node: &Node,
+    evidence: &Evidence,
+    term: &Term,
+    mut session: Session,
+    record: &mut Record,
+) -> anyhow::Result<Option<Won>> {
     log::info!("bidding for term {term}");
     let limit = Deadline::after(node.timings.isolation_limit.max(Duration::from_millis(500)));
-    let own = node.voters.get(&node.me).context("this node is no voter")?;
-    let mut session = Session::open(own, limit)?;
-    record.step("session");
     let votes = votes::bid(node, evidence, term, Own::Server(&mut session), limit);
     record.step("bid");
     let given: Vec<_> = votes.iter().map(|(voter, vote)| format!("{voter}: {vote:?}")).collect();
