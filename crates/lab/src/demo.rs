@@ -7,6 +7,7 @@ mod events;
 mod journal;
 mod page;
 mod stage;
+mod told;
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
@@ -45,7 +46,7 @@ pub(crate) fn run(lab: &Lab, options: Options) -> Result<ExitCode> {
     }
     let _lock = Lab::lock()?;
     must_be_free(lab)?;
-    say("the demo: three machines, two failovers. The first run takes some minutes, later ones about one");
+    say("three machines, two failovers: about a minute, the first time some minutes");
     let signals = SigSet::from_iter(SIGNALS);
     signals.thread_block()?;
     // A group of its own, so that an interruption ends whatever it just runs, and not the cleaning up.
@@ -57,9 +58,9 @@ pub(crate) fn run(lab: &Lab, options: Options) -> Result<ExitCode> {
         .context("failed to start the play")?;
     let (status, interrupted) = wait(&signals, child)?;
     if options.keep && !interrupted && lab.state().is_some() {
-        say("the machines are left running, without the client:");
+        println!("\nThe machines are left running, without the client:\n");
         for line in KEPT {
-            say(&format!("  {line}"));
+            println!("  {line}");
         }
     } else {
         lab.down()?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::client;
-use crate::clock::Moment;
+use crate::clock::{Moment, wait_until};
 use crate::evidence;
 use crate::fault::Fault;
 use crate::lab::Lab;
@@ -20,21 +20,7 @@ use super::events::{self, event};
 use super::journal::Record;
 use super::page::{hang, heading, quote};
 use super::stage::{Stage, records_of, streams, wait};
-
-/// A failover that happened.
-struct Failover {
-    /// What was done to whom.
-    cause: String,
-    fault: Moment,
-    /// Who was primary, and who is now.
-    lost: Machine,
-    winner: Machine,
-    outage: client::Gap,
-    /// Acknowledged rows that the new primary does not have, those of earlier failovers included.
-    missing: usize,
-    /// Seconds until the lost node streamed again.
-    back: f64,
-}
+use super::told::{self, Failover, Written};
 
 /// All of it. An error is a promise that did not hold.
 pub(super) fn play(lab: &Lab, profile: Profile) -> Result<()> {
@@ -78,6 +64,7 @@ fn acts(lab: &Lab) -> Result<()> {
 }
 
 fn introduce(stage: &Stage) -> Result<()> {
+    println!();
     heading("Before");
     hang(
         "  ",
@@ -120,39 +107,16 @@ fn fail_over(stage: &Stage, lost: &str, winner: &str, cause: &str, fault: &Fault
         "the client writes, but {} is not the primary with the address",
         winner.name
     );
-    let (seen, missing) = (stage.seen()?, stage.missing()?);
-    let mut happened = vec![event(at, "demo", cause)];
-    happened.extend(events::of_client(&outage));
-    happened.extend(events::of_checker(&seen, at));
+    let (seen, report) = (stage.seen()?, client::report(stage.lab)?);
+    let missing = report.missing.as_ref().context("nobody at the address could be asked for the rows")?.len();
     let stops: Vec<_> = died.into_iter().filter(|record| record.program == "pg-watch").collect();
-    happened.extend(events::of_journal(lost.name, &stops));
-    happened.extend(events::of_journal(winner.name, &records));
+    let failover = Failover { cause: cause.to_owned(), fault: at, lost, winner, outage, missing, back: 0.0 };
     println!();
-    events::print(happened, at);
-    match records.iter().find(|record| record.promoted()) {
-        Some(record) => decided(winner.name, record),
-        None => println!("  The journal of {} has no record of the promotion.\n", winner.name),
-    }
-    Ok(Failover { cause: cause.to_owned(), fault: at, lost, winner, outage, missing, back: 0.0 })
-}
-
-/// The gate of the call that promoted.
-fn decided(node: &str, record: &Record) {
-    println!("  pg-promote on {node} decided, called by {}. It saw:", record.caller);
-    hang("     ", &record.voters());
-    println!("  Its gate: may this node become the primary, now?");
-    for row in &record.rows {
-        let (word, seen) = match &row.answer {
-            Ok(seen) => ("yes", seen),
-            Err(seen) => ("NO ", seen),
-        };
-        hang(&format!("  {}. {word}  ", row.number), &row.question);
-        hang("            ", seen);
-    }
-    let term = record.term.as_deref().unwrap_or("-");
-    hang("  6. yes  ", "is the term stored at a majority, and do rows 1 to 5 still hold?");
-    hang("            ", &format!("term {term}; {}", record.votes.join(", ")));
-    println!();
+    let written = Written { stops, winner: records };
+    told::in_short(&failover, &seen, &written, report.acknowledged);
+    told::happened(&failover, &seen, &written);
+    told::decided(failover.winner.name, &written);
+    Ok(failover)
 }
 
 /// Waits until the lost node is a standby, and tells how it came to that.
@@ -172,7 +136,9 @@ fn come_back(stage: &Stage, failover: &Failover, since: Moment) -> Result<f64> {
     wait("pg-cluster calls the cluster healthy", Duration::from_secs(60), || {
         lost.run(&["pg-cluster", "status"]).is_ok_and(|output| output.status.success())
     })?;
-    let records = records_of(lost, since, Duration::from_secs(10), |record| record.program == "pg-follow");
+    let shown = repmgr(lost);
+    // repmgr may agree before pg-follow has written down that it is done.
+    let records = records_of(lost, since, Duration::from_secs(2), |record| record.program == "pg-follow");
     let seen = stage.seen()?;
     let records: Vec<_> = records.into_iter().filter(|record| record.program != "pg-watch").collect();
     let mut happened = events::of_checker(&seen, since);
@@ -188,12 +154,21 @@ fn come_back(stage: &Stage, failover: &Failover, since: Moment) -> Result<f64> {
     println!("  {} was never seen to accept a write in this time.\n", lost.name);
     let status = lost.run(&["pg-cluster", "status"])?;
     quote(&format!("pg-cluster status        (on {})", lost.name), &String::from_utf8_lossy(&status.stdout));
-    let show = "runuser -u postgres -- repmgr -f /etc/repmgr.conf cluster show --compact";
-    let shown = lost.run(&show.split(' ').collect::<Vec<_>>())?;
-    let text = [shown.stdout, shown.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    quote(&format!("repmgr cluster show --compact        (on {})", lost.name), &text);
+    quote(&format!("repmgr cluster show --compact        (on {})", lost.name), shown.trim_end());
     sleep(Duration::from_secs(2));
     Ok(back.since(since).as_secs_f64())
+}
+
+/// repmgr's table, as it prints it; once it has nothing to complain about, if that comes soon.
+fn repmgr(node: &Machine) -> String {
+    let mut shown = String::new();
+    wait_until(Duration::from_secs(10), Duration::from_millis(500), || {
+        let show = "runuser -u postgres -- repmgr -f /etc/repmgr.conf cluster show --compact";
+        let Ok(output) = node.run(&show.split(' ').collect::<Vec<_>>()) else { return false };
+        shown = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        output.status.success()
+    });
+    shown
 }
 
 /// The figures, and whether the promises held.
@@ -205,9 +180,9 @@ fn summarize(stage: &Stage, failovers: &[Failover]) -> Result<()> {
     let mut before = 0;
     for Failover { cause, lost, winner, outage, missing, back, .. } in failovers {
         println!("  {cause}");
-        println!("      no write was acknowledged for     {:8.3} s; then {} served", outage.seconds, winner.name);
-        println!("      {} was a standby again after      {back:8.1} s", lost.name);
-        println!("      acknowledged rows it cost         {:8}", missing.saturating_sub(before));
+        println!("      no write was acknowledged for     {:8.3} s, then {} served", outage.seconds, winner.name);
+        println!("      acknowledged rows missing on {:5}{:8}", winner.name, missing.saturating_sub(before));
+        println!("      {:3} was a standby again after     {back:8.3} s", lost.name);
         before = *missing;
     }
     println!("  in all");

@@ -12,20 +12,28 @@ use super::page;
 #[derive(Debug, Clone)]
 pub(super) struct Event {
     at: Moment,
+    /// What it took, if that is known.
+    ms: Option<f64>,
     who: String,
     what: String,
 }
 
 pub(super) fn event(at: Moment, who: &str, what: impl Into<String>) -> Event {
-    Event { at, who: who.to_owned(), what: what.into() }
+    Event { at, ms: None, who: who.to_owned(), what: what.into() }
+}
+
+/// A step of a program, at its end.
+fn step(at: Moment, ms: f64, who: &str, what: impl Into<String>) -> Event {
+    Event { ms: Some(ms), ..event(at, who, what) }
 }
 
 /// Prints them in order, with the seconds since an origin.
 pub(super) fn print(mut events: Vec<Event>, origin: Moment) {
     events.sort_by_key(|event| event.at);
-    println!("   second  who       what");
-    for Event { at, who, what } in events {
-        page::hang(&format!("{:9.3}  {who:8}  ", seconds(at, origin)), &what);
+    println!("   second      ms  who       what");
+    for Event { at, ms, who, what } in events {
+        let ms = ms.map_or_else(String::new, |ms| format!("{ms:.1}"));
+        page::hang(&format!("{:9.3} {ms:>7}  {who:8}  ", seconds(at, origin)), &what);
     }
     println!();
 }
@@ -87,17 +95,13 @@ fn of_stop(node: &str, record: &Record) -> Vec<Event> {
             ("kill", _, Some("0")) => "no process of PostgreSQL is left".to_owned(),
             ("kill", _, Some(count)) => format!("processes of PostgreSQL killed: {count}"),
             ("fence", Some(fence), _) => {
-                format!("the fence ({}): {node} may not be primary under term {}", fence.reason, fence.term)
+                format!("fence ({}): {node} may not be primary under {}", fence.reason, fence.term)
             }
             _ => step.step.clone(),
         };
-        events.push(event(at, node, format!("{what} {}", took(step.ms))));
+        events.push(self::step(at, step.ms, node, what));
     }
     events
-}
-
-fn took(ms: f64) -> String {
-    format!("[{ms:.1} ms]")
 }
 
 fn of_promotion(node: &str, record: &Record) -> Vec<Event> {
@@ -118,13 +122,14 @@ fn of_promotion(node: &str, record: &Record) -> Vec<Event> {
                     continue;
                 }
                 ms = looked;
-                let times = if looks == 1 { "once".to_owned() } else { format!("{looks} times") };
+                let at = if looks == 1 { String::new() } else { format!(", at the {looks}th look") };
                 (looks, looked) = (0, 0.0);
-                format!("pg-promote asks the gate {times}, until it says yes")
+                format!("pg-promote: the gate says yes{at}")
             }
+            "session" => "pg-promote: a session to order the promotion in".to_owned(),
             "bid" => format!("the bid for term {term}: {}", record.votes.join(", ")),
             "look again" => "the term is won; the gate, asked again, says yes".to_owned(),
-            "pg-watch takes it up" => "pg-watch answers for the term: keepalived may take the address".to_owned(),
+            "pg-watch takes it up" => "pg-watch answers for it: keepalived may take the address".to_owned(),
             "order" => "the promotion is ordered".to_owned(),
             "promotion" => "the server is writable".to_owned(),
             "pg-watch sees it" => "pg-watch calls this node the primary".to_owned(),
@@ -132,7 +137,7 @@ fn of_promotion(node: &str, record: &Record) -> Vec<Event> {
             "checkpoint" => "the checkpoint that pg_rewind needs is done".to_owned(),
             other => other.to_owned(),
         };
-        events.push(event(*at, node, format!("{what} {}", took(ms))));
+        events.push(self::step(*at, ms, node, what));
     }
     events
 }
@@ -152,7 +157,7 @@ fn of_other_proposal(node: &str, record: &Record) -> Vec<Event> {
 fn of_boot(node: &str, record: &Record) -> Vec<Event> {
     let verdict = match record.verdict.as_object().and_then(|verdict| verdict.iter().next()) {
         Some((word, value)) => match (word.as_str(), value.as_str()) {
-            ("standby", Some(term)) => format!("as a standby only, for term {term} is another's"),
+            ("standby", Some(term)) => format!("as a standby under {term}"),
             ("start", Some(why)) => format!("as it is: {why}"),
             ("bid", Some(term)) => format!("as the primary, with term {term}"),
             (word, _) => format!("{word}: {value}"),
@@ -160,23 +165,23 @@ fn of_boot(node: &str, record: &Record) -> Vec<Event> {
         None => record.verdict.to_string(),
     };
     vec![
-        event(record.begun(), node, "systemd wants to start PostgreSQL and asks pg-promote --boot"),
+        event(record.begun(), node, "systemd is to start PostgreSQL and asks pg-promote --boot"),
         event(record.ended(), node, format!("pg-promote --boot: {}, {verdict}", record.decision)),
     ]
 }
 
 fn of_follow(node: &str, record: &Record) -> Vec<Event> {
     let term = record.term.as_deref().unwrap_or("-");
-    let what = format!("{} calls pg-follow, to follow the holder of term {term}", record.caller);
+    let what = format!("{} calls pg-follow, under term {term}", record.caller);
     let mut events = vec![event(record.begun(), node, what)];
     for (at, step) in record.done() {
-        events.push(event(at, node, format!("pg-follow tries: {} {}", step.step, took(step.ms))));
+        events.push(self::step(at, step.ms, node, format!("pg-follow: {}", step.step)));
     }
     let came = match (&record.way, &record.error) {
         (Some(way), _) => format!("by {way}"),
         (None, Some(error)) => error.clone(),
         (None, None) => String::new(),
     };
-    events.push(event(record.ended(), node, format!("pg-follow: {node} {} {came}", record.decision)));
+    events.push(event(record.ended(), node, format!("pg-follow: {node} {}, {came}", record.decision)));
     events
 }

@@ -87,16 +87,26 @@ impl Record {
 
     /// Each voter, and whether it answered.
     pub(super) fn voters(&self) -> String {
-        let sights = self.evidence.voters.iter().map(|(voter, sight)| match sight {
-            Value::String(word) => format!("{voter} {word}"),
-            Value::Object(fields) if fields.contains_key("answered") => format!("{voter} answers"),
-            Value::Object(fields) => {
+        self.evidence.voters.keys().map(|voter| self.voter(voter)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// One voter, and whether it answered.
+    pub(super) fn voter(&self, voter: &str) -> String {
+        match self.evidence.voters.get(voter) {
+            None => format!("{voter} was not asked"),
+            Some(Value::String(word)) => format!("{voter} {word}"),
+            Some(Value::Object(fields)) if fields.contains_key("answered") => format!("{voter} answers"),
+            Some(Value::Object(fields)) => {
                 let said = fields.iter().map(|(word, why)| format!("{word} ({})", why.as_str().unwrap_or_default()));
                 format!("{voter} {}", said.collect::<Vec<_>>().join(" "))
             }
-            _ => format!("{voter} {sight}"),
-        });
-        sights.collect::<Vec<_>>().join(", ")
+            Some(sight) => format!("{voter} {sight}"),
+        }
+    }
+
+    /// When a step was done.
+    pub(super) fn when(&self, step: &str) -> Option<Moment> {
+        self.done().find(|(_, done)| done.step == step).map(|(at, _)| at)
     }
 }
 
@@ -108,6 +118,21 @@ pub(super) fn read(machine: &Machine, since: Moment) -> Result<Vec<Record>> {
     records.retain(|record| record.begun() >= since);
     records.sort_by(|one, other| one.begun.total_cmp(&other.begun));
     Ok(records)
+}
+
+/// What pg-promote waited for, as it said to the system's journal.
+pub(super) fn waits(machine: &Machine, since: Moment) -> Vec<(Moment, String)> {
+    // Called by pg-watch, it speaks through pg-watch's stream.
+    let programs = ["--identifier=pg-promote", "--identifier=pg-watch"];
+    let words = [&["journalctl", "--quiet", "--no-pager", "--boot", "--output=json"][..], &programs].concat();
+    let text = machine.must(&words).unwrap_or_default();
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let said = lines.filter_map(|line| {
+        let microseconds: u64 = line.get("__MONOTONIC_TIMESTAMP")?.as_str()?.parse().ok()?;
+        let wait = line.get("MESSAGE")?.as_str()?.split_once("waiting: ")?.1.to_owned();
+        Some((Moment(microseconds * 1000), wait))
+    });
+    said.filter(|(at, _)| *at >= since).collect()
 }
 
 /// The journal counts in the clock that goes on while a machine sleeps, everything else here in the other one.

@@ -5,7 +5,7 @@ const WIDTH: usize = 90;
 /// A heading, with a rule to the end of the line.
 pub(super) fn heading(title: &str) {
     let rule = "=".repeat(WIDTH.saturating_sub(title.chars().count() + 4));
-    println!("\n== {title} {rule}\n");
+    println!("== {title} {rule}\n");
 }
 
 /// Words in lines that begin below the lead.

@@ -60,12 +60,6 @@ impl<'a> Stage<'a> {
         let gaps = client::read(self.lab).ok()?.gaps();
         gaps.into_iter().find(|gap| gap.end > fault)
     }
-
-    /// How many acknowledged rows the present primary does not have.
-    pub(super) fn missing(&self) -> Result<usize> {
-        let missing = client::report(self.lab)?.missing;
-        Ok(missing.context("nobody at the address could be asked for the rows")?.len())
-    }
 }
 
 /// Waits for something, and says so while it does.
