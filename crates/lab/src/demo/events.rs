@@ -1,5 +1,7 @@
 //! What happened, from everyone who noted something, on one axis of time.
 
+use serde_json::Value;
+
 use crate::checker::Seen;
 use crate::client;
 use crate::clock::Moment;
@@ -110,6 +112,7 @@ fn of_promotion(node: &str, record: &Record) -> Vec<Event> {
     let term = record.term.as_deref().unwrap_or("-");
     let (mut looks, mut looked) = (0, 0.0);
     let steps: Vec<_> = record.done().collect();
+    let last_bid = steps.iter().rposition(|(_, step)| step.step == "bid");
     for (place, (at, step)) in steps.iter().enumerate() {
         let mut ms = step.ms;
         let what = match step.step.as_str() {
@@ -122,11 +125,13 @@ fn of_promotion(node: &str, record: &Record) -> Vec<Event> {
                     continue;
                 }
                 ms = looked;
-                let at = if looks == 1 { String::new() } else { format!(", at the {looks}th look") };
+                let at = if looks == 1 { String::new() } else { format!(", at look {looks}") };
                 (looks, looked) = (0, 0.0);
                 format!("pg-promote: the gate says yes{at}")
             }
             "session" => "pg-promote: a session to order the promotion in".to_owned(),
+            // The record keeps the term and the votes of the last one.
+            "bid" if Some(place) != last_bid => "a bid that came to nothing".to_owned(),
             "bid" => format!("the bid for term {term}: {}", record.votes.join(", ")),
             "look again" => "the term is won; the gate, asked again, says yes".to_owned(),
             "pg-watch takes it up" => "pg-watch answers for it: keepalived may take the address".to_owned(),
@@ -160,14 +165,24 @@ fn of_boot(node: &str, record: &Record) -> Vec<Event> {
             ("standby", Some(term)) => format!("as a standby under {term}"),
             ("start", Some(why)) => format!("as it is: {why}"),
             ("bid", Some(term)) => format!("as the primary, with term {term}"),
-            (word, _) => format!("{word}: {value}"),
+            (word, _) => format!("{word}: {}", words(value)),
         },
-        None => record.verdict.to_string(),
+        None => words(&record.verdict),
     };
     vec![
         event(record.begun(), node, "systemd is to start PostgreSQL and asks pg-promote --boot"),
         event(record.ended(), node, format!("pg-promote --boot: {}, {verdict}", record.decision)),
     ]
+}
+
+/// A value as people write it: the strings of a list, what was seen, else JSON.
+fn words(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(all) => all.iter().map(words).collect::<Vec<_>>().join(", "),
+        Value::Object(fields) if fields.contains_key("seen") => words(&fields["seen"]),
+        _ => value.to_string(),
+    }
 }
 
 fn of_follow(node: &str, record: &Record) -> Vec<Event> {
