@@ -43,6 +43,10 @@ fn main() {
         log::error!("{error}");
         hook::exit(Exit::Config)
     });
+    if !node.has_server() {
+        log::error!("{} is a witness: it follows nobody", node.me);
+        hook::exit(Exit::Config)
+    }
     let deadline = Deadline::after(arguments.deadline);
     let done = hook::end_by(deadline, "pg-follow")
         .and_then(|()| hook::survive_caller())

@@ -43,6 +43,10 @@ fn main() {
         log::error!("{error}");
         hook::exit(Exit::Config)
     });
+    if !node.has_server() {
+        log::error!("{} is a witness: its server only lends its vote, pg-watch does not run here", node.me);
+        hook::exit(Exit::Config)
+    }
     let ended = match arguments.role {
         Some(Role::Guard) => guard::keep(&node),
         None => watch::run(node, &arguments.config),
