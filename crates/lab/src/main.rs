@@ -71,6 +71,13 @@ enum Command {
     Demo(demo::Options),
     /// List the scenarios and what each one promises
     Scenarios,
+    /// Measure the write outage after each kind of failure, as a table (scripts/bench)
+    Bench {
+        #[arg(long, value_enum, default_value = "default")]
+        profile: Profile,
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
     /// Run a scenario, or all of them, each from a fresh boot
     Scenario {
         name: String,
@@ -139,6 +146,10 @@ fn perform(command: Command) -> Result<ExitCode> {
         Command::Scenario { name, profile, json } => {
             let _lock = Lab::lock()?;
             scenario::run(&lab, &name, profile, json.as_deref())
+        }
+        Command::Bench { profile, runs } => {
+            let _lock = Lab::lock()?;
+            scenario::bench::outages(&lab, profile, runs)
         }
         Command::Client { action } => match action {
             Client::Start { to } => client::start(&lab, to.as_deref()),

@@ -1,6 +1,7 @@
 //! The promises, tried on the machines. A scenario's name is the promise it holds.
 
 mod attempts;
+pub(crate) mod bench;
 mod scene;
 mod servers;
 mod whole_machines;
@@ -56,17 +57,8 @@ pub(crate) fn run(lab: &Lab, name: &str, profile: Profile, json: Option<&Path>) 
     }
     let mut outcomes = Vec::new();
     for scenario in &chosen {
-        lab.down()?;
-        lab.up(Topology::Keepalived, profile)?;
-        say(&format!("{}: {}", scenario.name, scenario.promise));
-        let outcome = play(lab, scenario)?;
+        let outcome = fresh(lab, scenario, profile)?;
         show(&outcome);
-        let evidence = lab.cache.join("evidence").join(scenario.name);
-        evidence::forget(&evidence);
-        if !outcome.held {
-            evidence::gather(lab, Topology::Keepalived, &evidence)?;
-            say(&format!("what the machines wrote is in {}", evidence.display()));
-        }
         let keep = !outcome.held && std::env::var_os("PG_HA_LAB_KEEP").is_some();
         outcomes.push(outcome);
         if keep {
@@ -85,6 +77,21 @@ pub(crate) fn run(lab: &Lab, name: &str, profile: Profile, json: Option<&Path>) 
     }
     say(&format!("{} of {} promises held", outcomes.len(), chosen.len()));
     Ok(())
+}
+
+/// One scenario from a fresh boot; the machines are left as it left them, and what they wrote is kept if it broke.
+fn fresh(lab: &Lab, scenario: &Scenario, profile: Profile) -> Result<Outcome> {
+    lab.down()?;
+    lab.up(Topology::Keepalived, profile)?;
+    say(&format!("{}: {}", scenario.name, scenario.promise));
+    let outcome = play(lab, scenario)?;
+    let evidence = lab.cache.join("evidence").join(scenario.name);
+    evidence::forget(&evidence);
+    if !outcome.held {
+        evidence::gather(lab, Topology::Keepalived, &evidence)?;
+        say(&format!("what the machines wrote is in {}", evidence.display()));
+    }
+    Ok(outcome)
 }
 
 /// One scenario on machines that have just booted.
