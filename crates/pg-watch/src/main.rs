@@ -9,6 +9,7 @@ mod watch;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use nix::sys::mman::{MlockAllFlags, mlockall};
 use pg_ha_rules::exit::Exit;
 use pg_ha_system::node::{CONFIG, Node};
 use pg_ha_system::{hook, logging};
@@ -46,6 +47,10 @@ fn main() {
     if !node.has_server() {
         log::error!("{} is a witness: its server only lends its vote, pg-watch does not run here", node.me);
         hook::exit(Exit::Config)
+    }
+    // A machine that swaps must not hold up the stopping of a server. Without the right it still runs.
+    if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
+        log::warn!("cannot lock the memory: {error}");
     }
     let ended = match arguments.role {
         Some(Role::Guard) => guard::keep(&node),
