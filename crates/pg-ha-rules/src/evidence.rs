@@ -114,7 +114,10 @@ impl fmt::Display for Answer {
         let role = if self.role == Role::Primary { "primary" } else { "standby" };
         write!(f, "{role}")?;
         self.position.map_or(Ok(()), |at| write!(f, " at {at}"))?;
-        self.term.as_ref().map_or(write!(f, ", no term"), |term| write!(f, ", term {term}"))?;
+        match &self.term {
+            Some(term) => write!(f, ", term {term}")?,
+            None => f.write_str(", no term")?,
+        }
         self.heartbeats.iter().try_for_each(|beat| write!(f, ", {} says {}", beat.said.node, beat.said.state))
     }
 }

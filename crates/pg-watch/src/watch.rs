@@ -34,6 +34,9 @@ use crate::voters::{self, Board};
 /// How long the marker of a promotion, or of a start as primary, keeps others waiting.
 const PROMOTION_LIMIT: Duration = Duration::from_secs(10);
 
+/// How much later the guard acts, so that a pg-watch that is awake acts first and says why. Part of `pause_allowance`.
+const GUARD_GRACE: Duration = Duration::from_millis(50);
+
 /// What wakes the loop before its time.
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -80,6 +83,8 @@ struct Watcher {
     asked: BTreeMap<NodeName, Moment>,
     memory: Memory,
     holding: Option<Holding>,
+    /// Until when this node may be primary without another acknowledgement.
+    lease: Option<Moment>,
     own: Own,
     /// A fence that could not be written keeps its force in memory, but is not proof enough to call this node down.
     unwritten: Option<Fence>,
@@ -116,6 +121,7 @@ pub(crate) fn run(node: Node, config: &Path) -> anyhow::Result<()> {
         asked: BTreeMap::new(),
         memory: before.as_ref().map(|before| before.memory.clone()).unwrap_or_default(),
         holding: before.and_then(|before| before.holding),
+        lease: None,
         own: Own::default(),
         unwritten: None,
         why: String::new(),
@@ -150,7 +156,7 @@ impl Watcher {
     fn go(mut self, inbox: &Receiver<Event>) -> anyhow::Result<()> {
         let mut ready = false;
         loop {
-            let nudged = match inbox.recv_timeout(self.node.timings.heartbeat) {
+            let nudged = match inbox.recv_timeout(self.pause()) {
                 Ok(event) => inbox.try_iter().fold(self.take(event), |nudged, event| nudged | self.take(event)),
                 Err(RecvTimeoutError::Timeout) => false,
                 Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the voters' threads ended"),
@@ -162,6 +168,13 @@ impl Watcher {
                 ready = true;
             }
         }
+    }
+
+    /// Until the next heartbeat, or until this node may be primary no longer.
+    fn pause(&self) -> Duration {
+        let now = Moment(now_boottime());
+        let left = self.lease.map(|until| until.since(now) + Duration::from_millis(1));
+        left.map_or(self.node.timings.heartbeat, |left| left.min(self.node.timings.heartbeat))
     }
 
     /// Takes in an event; true: say the heartbeat again at once.
@@ -388,12 +401,11 @@ impl Watcher {
             log::warn!("the guard has ended; starting another");
             self.start_guard();
         }
-        let guarded = turn.state.claims().then_some(turn.holding.as_ref()).flatten();
+        let held = turn.state.claims().then_some(turn.holding.as_ref()).flatten();
+        self.lease = held.map(|held| held.acked.plus(self.node.timings.isolation_limit));
         if turn.stop.is_some() {
             // The guard keeps its lease until PostgreSQL is stopped, in case this process does not get that far.
-        } else if let Err(error) =
-            self.guard.lease(guarded.map(|held| held.acked.plus(self.node.timings.isolation_limit)))
-        {
+        } else if let Err(error) = self.guard.lease(self.lease.map(|until| until.plus(GUARD_GRACE))) {
             log::error!("the guard does not listen: {error}");
         }
         if self.why != turn.why {
