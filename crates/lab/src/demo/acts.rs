@@ -49,7 +49,7 @@ fn acts(lab: &Lab) -> Result<()> {
     let mut first = fail_over(&stage, "pg1", "pg2", "SIGKILL to the postmaster of pg1", &kill)?;
 
     heading("Act two: the dead server comes back");
-    first.back = come_back(&stage, &first, first.fault)?;
+    (first.back, first.repmgr_agrees) = come_back(&stage, &first, first.fault)?;
 
     heading("Act three: the new primary's machine loses its power");
     let cut = Fault::PowerOff { node: "pg2".to_owned() };
@@ -58,7 +58,7 @@ fn acts(lab: &Lab) -> Result<()> {
     heading("Act four: the machine is switched on again");
     let on = Moment::now();
     Fault::PowerOn { node: "pg2".to_owned() }.inflict(lab)?;
-    second.back = come_back(&stage, &second, on)?;
+    (second.back, second.repmgr_agrees) = come_back(&stage, &second, on)?;
 
     summarize(&stage, &[first, second])
 }
@@ -110,7 +110,8 @@ fn fail_over(stage: &Stage, lost: &str, winner: &str, cause: &str, fault: &Fault
     let (seen, report) = (stage.seen()?, client::report(stage.lab)?);
     let missing = report.missing.as_ref().context("nobody at the address could be asked for the rows")?.len();
     let stops: Vec<_> = died.into_iter().filter(|record| record.program == "pg-watch").collect();
-    let failover = Failover { cause: cause.to_owned(), fault: at, lost, winner, outage, missing, back: 0.0 };
+    let failover =
+        Failover { cause: cause.to_owned(), fault: at, lost, winner, outage, missing, back: 0.0, repmgr_agrees: false };
     println!();
     let written = Written { stops, winner: records };
     told::in_short(&failover, &seen, &written, report.acknowledged);
@@ -120,7 +121,7 @@ fn fail_over(stage: &Stage, lost: &str, winner: &str, cause: &str, fault: &Fault
 }
 
 /// Waits until the lost node is a standby, and tells how it came to that.
-fn come_back(stage: &Stage, failover: &Failover, since: Moment) -> Result<f64> {
+fn come_back(stage: &Stage, failover: &Failover, since: Moment) -> Result<(f64, bool)> {
     let Failover { lost, winner, fault, .. } = failover;
     let what = format!("{} comes back as a standby of {}", lost.name, winner.name);
     let begun = Moment::now();
@@ -136,7 +137,7 @@ fn come_back(stage: &Stage, failover: &Failover, since: Moment) -> Result<f64> {
     wait("pg-cluster calls the cluster healthy", Duration::from_secs(60), || {
         lost.run(&["pg-cluster", "status"]).is_ok_and(|output| output.status.success())
     })?;
-    let shown = repmgr(lost);
+    let (shown, agrees) = repmgr(lost);
     // repmgr may agree before pg-follow has written down that it is done.
     let records = records_of(lost, since, Duration::from_secs(2), |record| record.program == "pg-follow");
     let seen = stage.seen()?;
@@ -156,19 +157,19 @@ fn come_back(stage: &Stage, failover: &Failover, since: Moment) -> Result<f64> {
     quote(&format!("pg-cluster status        (on {})", lost.name), &String::from_utf8_lossy(&status.stdout));
     quote(&format!("repmgr cluster show --compact        (on {})", lost.name), shown.trim_end());
     sleep(Duration::from_secs(2));
-    Ok(back.since(since).as_secs_f64())
+    Ok((back.since(since).as_secs_f64(), agrees))
 }
 
-/// repmgr's table, as it prints it; once it has nothing to complain about, if that comes soon.
-fn repmgr(node: &Machine) -> String {
+/// repmgr's table, as it prints it; once it has nothing to complain about, if that comes soon: else false.
+fn repmgr(node: &Machine) -> (String, bool) {
     let mut shown = String::new();
-    wait_until(Duration::from_secs(10), Duration::from_millis(500), || {
+    let agrees = wait_until(Duration::from_secs(10), Duration::from_millis(500), || {
         let show = "runuser -u postgres -- repmgr -f /etc/repmgr.conf cluster show --compact";
         let Ok(output) = node.run(&show.split(' ').collect::<Vec<_>>()) else { return false };
         shown = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
         output.status.success()
     });
-    shown
+    (shown, agrees)
 }
 
 /// The figures, and whether the promises held.
@@ -178,11 +179,14 @@ fn summarize(stage: &Stage, failovers: &[Failover]) -> Result<()> {
     let missing = report.missing.as_ref().context("nobody at the address could be asked for the rows")?.len();
     heading("Summary");
     let mut before = 0;
-    for Failover { cause, lost, winner, outage, missing, back, .. } in failovers {
+    for Failover { cause, lost, winner, outage, missing, back, repmgr_agrees, .. } in failovers {
         println!("  {cause}");
         println!("      no write was acknowledged for     {:8.3} s, then {} served", outage.seconds, winner.name);
         println!("      acknowledged rows missing on {:5}{:8}", winner.name, missing.saturating_sub(before));
         println!("      {:3} was a standby again after     {back:8.3} s", lost.name);
+        if !repmgr_agrees {
+            println!("      repmgr's table did not say so 10 s later: see above");
+        }
         before = *missing;
     }
     println!("  in all");

@@ -23,6 +23,8 @@ pub(super) struct Failover {
     pub(super) missing: usize,
     /// Seconds until the lost node streamed again.
     pub(super) back: f64,
+    /// Whether repmgr's table was right when it did.
+    pub(super) repmgr_agrees: bool,
 }
 
 /// What both nodes' programs wrote about it: the stop on the lost one, everything on the winner.
