@@ -10,7 +10,7 @@ use pg_ha_system::node::Node;
 use pg_ha_system::observe::observe;
 use serde_json::json;
 
-/// Exit codes of `status`: documented in docs/pg-cluster.md.
+/// Exit codes of `status`: documented in docs/runbook.md.
 const HEALTHY: i32 = 0;
 const DEGRADED: i32 = 1;
 const NO_PRIMARY: i32 = 2;

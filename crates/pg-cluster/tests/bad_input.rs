@@ -33,7 +33,7 @@ fn config(home: &Path, ports: [u16; 3], change: impl Fn(String) -> String) -> Pa
     let text = format!(
         "cluster: test\nnodes:\n  - {{ name: pg1, id: 1, conninfo: \"{}\" }}\n  - {{ name: pg2, id: 2, conninfo: \"{}\" }}\n\
          witnesses:\n  - {{ name: w, conninfo: \"{}\" }}\n\
-         postgres: {{ service: none, data: {}, bin: /nowhere }}\nfailover: {{ driver: none }}\n",
+         postgres: {{ data: {}, bin: /nowhere }}\nfailover: {{ driver: none }}\n",
         voter(ports[0]),
         voter(ports[1]),
         voter(ports[2]),

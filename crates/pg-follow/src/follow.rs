@@ -173,7 +173,7 @@ fn re_point(node: &Node, term: &Term) -> anyhow::Result<()> {
 fn start(node: &Node, term: &Term) -> anyhow::Result<()> {
     still(node, term)?;
     data::point_at(node, &term.holder)?;
-    Ok(service::systemctl("start", &node.cluster.postgres.service, Deadline::after(Duration::from_secs(90)))?)
+    Ok(service::start(&node.cluster.postgres)?)
 }
 
 /// A rewind or a clone: the marker first, so that no server starts on what is half done.
@@ -189,7 +189,7 @@ fn rebuild(
         let promote = node.files.lock("promote", Deadline::after(Duration::from_secs(5)))?;
         let _promote = promote.context("a promotion, or a start, is under way here")?;
         still(node, term)?;
-        service::systemctl("stop", &node.cluster.postgres.service, Deadline::after(Duration::from_secs(90)))?;
+        service::stop(&node.cluster.postgres)?;
         if !processes::of_cluster(&node.data()).is_empty() {
             bail!("a server that systemd does not know runs in {}; stop it", node.data().display());
         }
@@ -198,7 +198,7 @@ fn rebuild(
     build(node, term, deadline)?;
     data::point_at(node, &term.holder)?;
     node.files.set_fence(&Fence { reason: Reason::Superseded, term: term.clone(), seen })?;
-    Ok(service::systemctl("start", &node.cluster.postgres.service, Deadline::after(Duration::from_secs(90)))?)
+    Ok(service::start(&node.cluster.postgres)?)
 }
 
 /// A server that gets further, by replaying what it has, or that is only starting, is given time.

@@ -107,7 +107,9 @@ pub struct Address {
 #[serde(deny_unknown_fields, expecting = "the server's settings: { service, data, bin }")]
 pub struct Postgres {
     /// systemd's unit.
-    pub service: String,
+    /// `None`: the server is started and stopped by `pg_ctl`.
+    #[serde(default)]
+    pub service: Option<String>,
     /// The data directory; absolute.
     pub data: PathBuf,
     /// Where `pg_ctl`, `pg_rewind` and `pg_basebackup` lie; absolute.

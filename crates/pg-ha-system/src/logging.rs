@@ -42,6 +42,8 @@ impl Log for Both {
 pub fn start(program: &'static str) {
     let stderr = env_logger::Builder::new()
         .filter_level(LevelFilter::Info)
+        // Servers' notices to our sessions.
+        .filter_module("tokio_postgres", LevelFilter::Warn)
         .parse_default_env()
         .format(move |out, record| {
             writeln!(out, "{program}: {}: {}", record.level().as_str().to_lowercase(), record.args())

@@ -38,7 +38,7 @@ impl Cluster {
         let config = format!(
             "cluster: test\nnodes:\n  - {{ name: pg1, id: 1, conninfo: \"{}\" }}\n  - {{ name: pg2, id: 2, conninfo: \"{}\" }}\n\
              witnesses:\n  - {{ name: w, conninfo: \"{}\" }}\n\
-             postgres: {{ service: none, data: DATA, bin: {} }}\nfailover: {{ driver: none, profile: default }}\n",
+             postgres: {{ data: DATA, bin: {}, replication_user: postgres }}\nfailover: {{ driver: none, profile: default }}\n",
             voter(&pg1),
             voter(&pg2),
             voter(&witness),
@@ -137,6 +137,24 @@ fn a_killed_postmaster_is_followed_by_one_promotion_whoever_asks() {
     assert_eq!(cluster.term(), "2/pg2/async");
     wait_until("pg2 has standing", || cluster.number("pg2", "standing") > 0);
     assert_eq!(cluster.number("pg1", "standing"), 0);
+}
+
+#[test]
+fn an_old_primary_comes_back_as_a_standby_without_systemd() {
+    let mut cluster = Cluster::start();
+    cluster.kill_postmaster(0);
+    wait_until("pg2 is the primary", || cluster.is_primary(1));
+    cluster.nodes[0].stop();
+    let followed = cluster.run("pg-follow", "pg1", &["--deadline", "60s"]);
+    assert!(followed.status.success(), "{}", String::from_utf8_lossy(&followed.stderr));
+    assert!(!cluster.is_primary(0));
+    let streams = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+    assert_eq!(cluster.nodes[0].psql(streams), "1");
+    wait_until("the fence is lifted", || !cluster.home.path().join("pg1/fence.json").exists());
+    let again = cluster.run("pg-follow", "pg1", &[]);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("nothing to do"));
+    let stop = ["-D", &cluster.nodes[0].data().display().to_string(), "-m", "immediate", "stop"].map(str::to_owned);
+    assert!(support::program("pg_ctl").args(stop).status().unwrap().success());
 }
 
 #[test]

@@ -131,9 +131,11 @@ fn machine(cluster: &Cluster, problems: &mut Problems) {
         });
     }
     let postgres = &cluster.postgres;
-    let unit = !postgres.service.is_empty() && !postgres.service.contains(|c: char| c == '/' || c.is_whitespace());
+    let service = postgres.service.as_deref();
+    let unit = service.is_none_or(|name| !name.is_empty() && !name.contains(|c: char| c == '/' || c.is_whitespace()));
     problems.unless(unit, "postgres.service", || {
-        format!("`{}` is no unit's name; `systemctl list-units 'postgresql*'` shows them", postgres.service)
+        let name = service.unwrap_or_default();
+        format!("`{name}` is no unit's name; `systemctl list-units 'postgresql*'` shows them")
     });
     problems.unless(!postgres.replication_user.is_empty(), "postgres.replication_user", || "name a role".to_owned());
 
