@@ -70,6 +70,10 @@ pub(crate) fn follow(node: &Node, if_needed: bool, dry_run: bool, deadline: Dead
         if !if_needed {
             log::info!("nothing to do: this node follows {} under term {term}", term.holder);
         }
+        // A node that found its own way back is still in repmgr's books as what it was.
+        if !dry_run {
+            register(node, &term);
+        }
         return Ok(Exit::Ok);
     }
     let rebuilding = fence.is_some_and(|fence| fence.reason == Reason::Rebuilding);
@@ -132,19 +136,24 @@ fn go(node: &Node, ways: &[Way], term: &Term, record: &mut Record, deadline: Dea
             Way::Rewind => rebuild(node, term, deadline, data::rewind),
             Way::Clone => rebuild(node, term, deadline, data::clone),
         };
+        let tried = tried.and_then(|()| wait_for_streaming(node, term));
         record.step(&way.to_string());
-        match tried.and_then(|()| wait_for_streaming(node, term)) {
+        match tried {
             Ok(()) => {
                 log::info!("this node streams from {}", term.holder);
-                if let Err(error) = repmgr::following(node, &term.holder, Deadline::after(Duration::from_secs(5))) {
-                    log::warn!("repmgr's metadata could not be brought up to date: {error}");
-                }
+                register(node, term);
                 return Ok(*way);
             }
             Err(error) => log::warn!("{way} did not do: {error:#}"),
         }
     }
     bail!("this node follows nobody; its server's log says why")
+}
+
+fn register(node: &Node, term: &Term) {
+    if let Err(error) = repmgr::following(node, &term.holder, Deadline::after(Duration::from_secs(5))) {
+        log::warn!("repmgr's metadata could not be brought up to date: {error}");
+    }
 }
 
 /// Does the term still stand, and is this node no primary? Minutes may have passed since the first look.

@@ -1,6 +1,7 @@
 //! The log: to stderr for a person, and to the journal's socket, since keepalived gives its scripts no stderr.
 
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -50,11 +51,17 @@ pub fn start(program: &'static str) {
         })
         .build();
     // Under systemd stderr is the journal already: saying it twice helps nobody.
-    let journal = std::env::var_os("JOURNAL_STREAM").is_none().then(journal_socket).flatten();
+    let journal = (!stderr_is_journal()).then(journal_socket).flatten();
     let most = stderr.filter();
     if log::set_boxed_logger(Box::new(Both { stderr, journal, program })).is_ok() {
         log::set_max_level(most);
     }
+}
+
+/// keepalived hands its variables on to its scripts, but not its stderr: so it is the stream itself that is compared.
+fn stderr_is_journal() -> bool {
+    let named = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    std::fs::metadata("/proc/self/fd/2").is_ok_and(|stderr| named == format!("{}:{}", stderr.dev(), stderr.ino()))
 }
 
 fn journal_socket() -> Option<UnixDatagram> {

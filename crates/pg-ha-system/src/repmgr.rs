@@ -34,9 +34,14 @@ pub fn following(node: &Node, holder: &NodeName, deadline: Deadline) -> Result<(
         node,
         holder,
         &format!(
-            "UPDATE repmgr.nodes SET type = 'standby', upstream_node_id = {upstream}, active = true WHERE node_id = {id};
+            "WITH changed AS (
+                 UPDATE repmgr.nodes SET type = 'standby', upstream_node_id = {upstream}, active = true
+                  WHERE node_id = {id}
+                    AND (type <> 'standby' OR NOT active OR upstream_node_id IS DISTINCT FROM {upstream})
+              RETURNING node_id
+             )
              INSERT INTO repmgr.events (node_id, event, successful, details)
-             VALUES ({id}, 'standby_follow', true, 'by pg-follow')"
+             SELECT node_id, 'standby_follow', true, 'by pg-follow' FROM changed"
         ),
         deadline,
     )

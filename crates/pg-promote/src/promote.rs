@@ -163,7 +163,7 @@ fn decide(node: &Node, deadline: Deadline, record: &mut Record) -> anyhow::Resul
             Verdict::Primary(term) => {
                 log::info!("this node is the primary already, under term {term}");
                 // What a run that was killed half way has not got to.
-                aftermath(node, record);
+                settle(node, record);
                 break Exit::Ok;
             }
             Verdict::Refuse { reason, seen } => break refused(record, reason, &seen),
@@ -283,6 +283,7 @@ fn win(
         Ok(Look { verdict: Verdict::Bid(_), .. }) => {}
         Ok(look) => {
             log::warn!("term {term} was won, but is void: {:?}", look.verdict);
+            record.set("void", &look.verdict);
             return Ok(None);
         }
         Err(_) => return Ok(None),
@@ -324,14 +325,7 @@ fn act(node: &Node, won: Won, marker: &mut Promoting, record: &mut Record) -> an
 
 /// What need not be done before the first write.
 fn aftermath(node: &Node, record: &mut Record) {
-    if let Err(error) = repmgr::promoted(node, Deadline::after(Duration::from_secs(5))) {
-        log::warn!("repmgr's metadata could not be brought up to date: {error}");
-        record.set("repmgr", error.to_string());
-    }
-    record.step("repmgr");
-    if let Err(error) = node.files.lift_fence() {
-        log::warn!("the fence could not be lifted: {error}");
-    }
+    settle(node, record);
     // pg_rewind, before PostgreSQL 16, reads the timeline from the last checkpoint.
     let checkpoint = node.voters.get(&node.me).map(|own| {
         let deadline = Deadline::after(Duration::from_secs(20));
@@ -341,6 +335,18 @@ fn aftermath(node: &Node, record: &mut Record) {
         log::warn!("no checkpoint after the promotion: {error}");
     }
     record.step("checkpoint");
+}
+
+/// A primary is in repmgr's books as one, and has no fence.
+fn settle(node: &Node, record: &mut Record) {
+    if let Err(error) = repmgr::promoted(node, Deadline::after(Duration::from_secs(5))) {
+        log::warn!("repmgr's metadata could not be brought up to date: {error}");
+        record.set("repmgr", error.to_string());
+    }
+    record.step("repmgr");
+    if let Err(error) = node.files.lift_fence() {
+        log::warn!("the fence could not be lifted: {error}");
+    }
 }
 
 /// Between half and the whole of `pause`, other on each node, so that two bidders do not meet again and again.

@@ -33,13 +33,13 @@ impl Proposal {
         }
     }
 
-    /// Starts the program when it is wanted and neither runs nor ran a moment ago.
-    pub(crate) fn make(&mut self, wanted: bool, now: Moment, config: &std::path::Path, node: &str) {
+    /// Starts the program when it is wanted and neither runs nor ran a moment ago; true: it was started.
+    pub(crate) fn make(&mut self, wanted: bool, now: Moment, config: &std::path::Path, node: &str) -> bool {
         if let Some(mut child) = self.running.take() {
             match child.try_wait() {
                 Ok(None) => {
                     self.running = Some(child);
-                    return;
+                    return false;
                 }
                 ended => {
                     let done = ended.is_ok_and(|status| status.is_some_and(|status| status.success()));
@@ -50,19 +50,25 @@ impl Proposal {
         }
         if !wanted {
             self.refused = 0;
-            return;
+            return false;
         }
         let pause = self.pause * 2_u32.saturating_pow(self.refused).min(LONGEST);
         if self.last.is_some_and(|last| now.since(last) < pause) {
-            return;
+            return false;
         }
         self.last = Some(now);
         let path = std::env::current_exe().unwrap_or_default().with_file_name(self.program);
         let mut command = Command::new(&path);
         command.args(&self.arguments).arg("--config").arg(config).args(["--node", node]);
         match command.stdin(Stdio::null()).process_group(0).spawn() {
-            Ok(child) => self.running = Some(child),
-            Err(error) => log::error!("cannot start {}: {error}", path.display()),
+            Ok(child) => {
+                self.running = Some(child);
+                true
+            }
+            Err(error) => {
+                log::error!("cannot start {}: {error}", path.display());
+                false
+            }
         }
     }
 }

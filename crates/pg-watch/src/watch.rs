@@ -34,6 +34,9 @@ use crate::voters::{self, Board};
 /// How long the marker of a promotion, or of a start as primary, keeps others waiting.
 const PROMOTION_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long a standby may be without an upstream before pg-follow is called: a server that just started connects.
+const IDLE: Duration = Duration::from_secs(1);
+
 /// How much later the guard acts, so that a pg-watch that is awake acts first and says why. Part of `pause_allowance`.
 const GUARD_GRACE: Duration = Duration::from_millis(50);
 
@@ -92,6 +95,8 @@ struct Watcher {
     promote: Proposal,
     follow: Proposal,
     idle_since: Option<Moment>,
+    /// This node found its way back: pg-follow is to put the books right.
+    rejoined: bool,
 }
 
 /// Runs until the process is ended.
@@ -128,6 +133,7 @@ pub(crate) fn run(node: Node, config: &Path) -> anyhow::Result<()> {
         promote: Proposal::new("pg-promote", &[], Duration::from_millis(500)),
         follow: Proposal::new("pg-follow", &["--if-needed"], Duration::from_secs(5)),
         idle_since: None,
+        rejoined: false,
         node,
     };
     watcher.go(&inbox)
@@ -254,6 +260,7 @@ impl Watcher {
             Ok(Some(fence)) if self.memory.lifts(&fence) => match self.node.files.lift_fence() {
                 Ok(()) => {
                     log::info!("fence lifted: this node follows the holder again");
+                    self.rejoined = true;
                     None
                 }
                 Err(_) => Some(fence),
@@ -443,7 +450,9 @@ impl Watcher {
         let led = matches!(truth, Truth::Held(term) if term.holder != me);
         let idle = led && (rebuilding || (standby && !follows));
         self.idle_since = if idle { self.idle_since.or(Some(now)) } else { None };
-        let long = self.idle_since.is_some_and(|since| now.since(since) > Duration::from_secs(3));
-        self.follow.make(long, now, &self.config, me.as_str());
+        let long = self.idle_since.is_some_and(|since| now.since(since) > IDLE);
+        if self.follow.make(long || self.rejoined, now, &self.config, me.as_str()) {
+            self.rejoined = false;
+        }
     }
 }
