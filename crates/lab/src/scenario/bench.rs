@@ -10,7 +10,7 @@ use crate::topology::Profile;
 
 /// The failures, and the scenario that inflicts each once.
 const FAILURES: &[(&str, &str)] = &[
-    ("postmaster killed (kill -9)", "a_killed_postmaster_fails_over_under_a_second"),
+    ("postmaster killed (kill -9)", "a_killed_postmaster_fails_over_without_the_hold"),
     (
         "the same, a long statement still running",
         "a_long_statement_of_a_killed_postmaster_is_dead_before_another_is_writable",
