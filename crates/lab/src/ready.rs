@@ -48,3 +48,16 @@ pub(crate) fn holds_address(machine: &Machine) -> bool {
         .must(&["ip", "-brief", "address", "show", "dev", "eth0"])
         .is_ok_and(|text| text.contains(&format!("{VIP}/")))
 }
+
+/// Whether a node is a standby that the other sends to, and that pg-watch calls a candidate: a server whose history has
+/// forked streams too, for a moment, up to the fork.
+pub(crate) fn follows(standby: &Machine, primary: &Machine, topology: Topology) -> bool {
+    let Some(host) = topology.nodes().find(|host| host.name == standby.name) else { return false };
+    let sent = format!(
+        "select count(*) from pg_stat_replication where state = 'streaming' and client_addr = '{}'",
+        host.address
+    );
+    sql(standby, "select pg_is_in_recovery()") == "t"
+        && sql(primary, &sent) == "1"
+        && standby.must(&["cat", "/run/pg-ha/candidate"]).is_ok_and(|number| number.trim() == "1")
+}

@@ -89,10 +89,5 @@ pub(super) fn records_of(
 
 /// Is it a standby that the other node sends to?
 pub(super) fn streams(standby: &Machine, primary: &Machine) -> bool {
-    let Some(host) = TOPOLOGY.nodes().find(|host| host.name == standby.name) else { return false };
-    let streams = format!(
-        "select count(*) from pg_stat_replication where state = 'streaming' and client_addr = '{}'",
-        host.address
-    );
-    ready::sql(standby, "select pg_is_in_recovery()") == "t" && ready::sql(primary, &streams) == "1"
+    ready::follows(standby, primary, TOPOLOGY)
 }

@@ -102,14 +102,8 @@ impl<'a> Scene<'a> {
     /// Waits until a node streams from another one.
     pub(super) fn becomes_standby(&self, name: &str, of: &str, seconds: u64) -> Result<()> {
         let (standby, primary) = (self.machine(name)?, self.machine(of)?);
-        let host = self.topology.nodes().find(|host| host.name == name).context("no such node")?;
-        let streams = format!(
-            "select count(*) from pg_stat_replication where state = 'streaming' and client_addr = '{}'",
-            host.address
-        );
         self.wait(&format!("{name} is a standby of {of}"), seconds, || {
-            let recovering = ready::sql(&standby, "select pg_is_in_recovery()") == "t";
-            Ok(recovering && ready::sql(&primary, &streams) == "1")
+            Ok(ready::follows(&standby, &primary, self.topology))
         })
     }
 
