@@ -206,4 +206,6 @@ fn a_stopped_server_is_found_out_within_the_deadline() {
     assert_eq!(answer.status.code(), Some(1));
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     wait_until("pg1 lost its standing", || cluster.number("pg1", "standing") == 0);
+    // Stopped processes die of KILL too; the fence is written when none is left.
+    wait_until("every process of pg1 is dead", || cluster.home.path().join("pg1/fence.json").exists());
 }
