@@ -1,7 +1,7 @@
 //! How long nobody can write, after each kind of failure: several runs, median and worst. scripts/bench writes the table
 //! into docs/outage.md.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::{all, fresh};
 use crate::lab::Lab;
@@ -25,6 +25,7 @@ const FAILURES: &[(&str, &str)] = &[
 pub(crate) fn outages(lab: &Lab, profile: Profile, runs: usize) -> Result<()> {
     println!("| failure, profile `{}` | median, s | worst, s | two writable, s | missing rows |", profile.word());
     println!("|---|---|---|---|---|");
+    ensure!(runs > 0, "no runs, no table; give at least one");
     for (failure, name) in FAILURES {
         let scenario = all().into_iter().find(|scenario| scenario.name == *name).context("no such scenario")?;
         let (mut outages, mut two, mut missing) = (Vec::new(), 0.0_f64, Vec::new());
@@ -39,7 +40,9 @@ pub(crate) fn outages(lab: &Lab, profile: Profile, runs: usize) -> Result<()> {
             missing.push(report.missing.map_or_else(|| "?".to_owned(), |missing| missing.len().to_string()));
         }
         outages.sort_by(f64::total_cmp);
-        let (median, worst) = (outages[outages.len() / 2], outages[outages.len() - 1]);
+        // Of an even number of runs, the mean of the middle two.
+        let (low, high) = (outages[(outages.len() - 1) / 2], outages[outages.len() / 2]);
+        let (median, worst) = (f64::midpoint(low, high), outages[outages.len() - 1]);
         println!("| {failure} | {median:.2} | {worst:.2} | {two:.1} | {} |", missing.join(", "));
     }
     lab.down()
